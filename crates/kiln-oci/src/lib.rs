@@ -1,0 +1,1 @@
+//! OCI image words as types: digests, references, manifests, configs, and layers as tar streams

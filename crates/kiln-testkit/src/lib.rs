@@ -1,0 +1,1 @@
+//! Test environment, fixtures and image assertions for kiln's own tests

@@ -1,0 +1,1 @@
+//! The build engine: request, plan, solve, image, export
