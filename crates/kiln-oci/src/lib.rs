@@ -20,7 +20,7 @@ mod reference;
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};
 pub use descriptor::Descriptor;
 pub use digest::{Digest, DigestError, Hasher, Verifier};
-pub use manifest::{Document, DocumentError, Index, Manifest};
+pub use manifest::{Document, DocumentError, Index, MAX_LAYERS, Manifest};
 pub use media_type::MediaType;
 pub use platform::{Platform, PlatformError, select};
 pub use reference::{DEFAULT_REGISTRY, Reference, ReferenceError};

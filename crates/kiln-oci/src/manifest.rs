@@ -65,7 +65,7 @@ pub struct Document {
 
 #[derive(Debug, Clone)]
 enum Kind {
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     Index(Index),
 }
 
@@ -141,7 +141,7 @@ impl Document {
             if found > MAX_LAYERS {
                 return Err(DocumentError::TooManyLayers { found, limit: MAX_LAYERS });
             }
-            Kind::Manifest(manifest)
+            Kind::Manifest(Box::new(manifest))
         } else {
             return Err(DocumentError::MediaType(media_type));
         };

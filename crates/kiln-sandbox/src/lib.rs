@@ -1,1 +1,41 @@
-//! Namespaces, mounts, paths inside root file systems and the processes that run there
+//! Namespaces, mounts, paths inside root file systems and the processes that run there.
+//!
+//! Start at [`Sandbox::spawn`]: it runs one command ([`ExecSpec`]) over a stack of unpacked layers, inside
+//! namespaces that [`choose`] has proved to work on this machine. What the command changed is found in the
+//! `upper` directory afterwards.
+//!
+//! ```text
+//! main()  run_if_helper()            never returns in a re-executed helper
+//!         enter_build_namespace()    ordinary users: re-executes kiln in a user namespace of its own
+//!         choose(..)                 a three-millisecond sandbox decides what RUN will get
+//!
+//! kiln ── control socket ──> launcher ── clone(NEWNS) ──> stager ── clone(NEWUSER|NEWNS|NEWPID|..) ──> init (pid 1)
+//!        (spec, status, life)            private mounts: layers, upper, binds          overlay, /dev, pivot └─> command
+//! ```
+//!
+//! The room refuses to unshare or fork from a threaded process (everything happens in a re-executed, single-threaded
+//! helper), to run a command as the host's root, and to resolve a path of an image in any other way than inside
+//! its root. It knows nothing of OCI documents, networks or output. It is the only crate with `unsafe`, and only
+//! in `sys`.
+
+mod build_namespace;
+mod error;
+mod helper;
+mod idmap;
+mod isolation;
+mod remove;
+pub mod rootdir;
+mod running;
+mod seccomp;
+mod spec;
+mod sys;
+mod wire;
+
+pub use build_namespace::{BuildNamespace, IdMap, enter_build_namespace};
+pub use error::Error;
+pub use helper::run_if_helper;
+pub use isolation::{Ids, Isolation, Mode, ProcMount, Requested, choose, probe};
+pub use remove::remove_tree;
+pub use rootdir::RootDir;
+pub use running::{Exit, Finished, Killer, Running, Sandbox, Stdio};
+pub use spec::{ExecSpec, Limit, Mount, MountKind, Network, ResolvedUser, Resource};

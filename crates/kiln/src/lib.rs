@@ -1,1 +1,32 @@
-//! The build engine: request, plan, solve, image, export
+//! The build engine: from a [`request::BuildRequest`] to an image in a registry or on disk.
+//!
+//! A library that never prints, reads no environment and ends no process: it takes plain data, emits
+//! [`progress::Event`]s and returns values. Start at [`build()`]. Rooms import the rooms above them in this list and
+//! none below.
+
+pub mod build;
+pub mod cancel;
+mod context;
+mod engine;
+pub mod error;
+mod exec;
+mod export;
+mod files;
+pub mod frontend;
+pub mod graph;
+pub mod image;
+mod pin;
+pub mod progress;
+pub mod request;
+pub mod rootfs;
+pub mod snapshot;
+mod solve;
+pub mod store;
+
+pub use build::{EngineConfig, Receipt, build};
+pub use cancel::Cancel;
+pub use error::{Error, ErrorKind, Result};
+pub use kiln_dockerfile as dockerfile;
+pub use kiln_oci as oci;
+pub use kiln_remote as remote;
+pub use kiln_sandbox as sandbox;

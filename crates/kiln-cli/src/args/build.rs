@@ -1,0 +1,116 @@
+//! Arguments of `kiln build`, in the habit of `docker buildx build`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::Args;
+use kiln::oci::{Platform, Reference};
+use kiln::request::NamedContext;
+
+use super::StoreArgs;
+use crate::value::{self, BuildArg, Compression, Isolation, OutputSpec, Print, ProgressMode};
+
+/// Arguments of `kiln build`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Prints the digest of the image to standard output, and what happens to standard error.
+Without --output or --push the image is kept in kiln's store (see `kiln images`).
+
+Examples:
+  kiln build -t app .
+  kiln build -t registry.example/app:1.0 --push .
+  kiln build -t app -o type=docker,dest=- . | docker load
+  kiln build -o type=oci,dest=app.tar --platform linux/arm64 .
+  kiln build --target test -o ./results .
+  kiln build -f - . < other.Dockerfile"
+)]
+pub(crate) struct BuildArgs {
+    /// Directory of the build context, a tar file, or `-` for a tar or a Dockerfile on standard input
+    #[arg(value_name = "CONTEXT")]
+    pub(crate) context: PathBuf,
+
+    /// Dockerfile, or `-` for standard input [default: Dockerfile in the context]
+    #[arg(short, long, value_name = "FILE", help_heading = "Input")]
+    pub(crate) file: Option<PathBuf>,
+    /// Stage to build [default: the last one]
+    #[arg(long, value_name = "STAGE", help_heading = "Input")]
+    pub(crate) target: Option<String>,
+    /// Value for ARG; NAME alone takes it from the environment
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = value::build_arg, help_heading = "Input")]
+    pub(crate) build_arg: Vec<BuildArg>,
+    /// Other files or another base image under a name: a directory, docker-image://REFERENCE or
+    /// oci-layout://PATH[:TAG]
+    #[arg(long, value_name = "NAME=SOURCE", value_parser = value::build_context, help_heading = "Input")]
+    pub(crate) build_context: Vec<(String, NamedContext)>,
+    /// Platform of the image [default: that of this machine]
+    #[arg(long, value_name = "OS/ARCH", value_parser = value::platform, help_heading = "Input")]
+    pub(crate) platform: Option<Platform>,
+    /// Look base images up in their registry although the store has them
+    #[arg(long, help_heading = "Input")]
+    pub(crate) pull: bool,
+
+    /// Name of the image
+    #[arg(short, long, value_name = "NAME", value_parser = value::tag, help_heading = "Image")]
+    pub(crate) tag: Vec<Reference>,
+    /// Label of the image
+    #[arg(long, value_name = "KEY=VALUE", value_parser = value::label, help_heading = "Image")]
+    pub(crate) label: Vec<(String, String)>,
+    /// Annotation of the manifest
+    #[arg(long, value_name = "KEY=VALUE", value_parser = value::annotation, help_heading = "Image")]
+    pub(crate) annotation: Vec<(String, String)>,
+    /// Compression of new layers [default: gzip]
+    #[arg(long, value_enum, value_name = "KIND", help_heading = "Image")]
+    pub(crate) compression: Option<Compression>,
+    /// Level of the compression: 1 to 9 for gzip, 1 to 22 for zstd
+    #[arg(long, value_name = "LEVEL", help_heading = "Image")]
+    pub(crate) compression_level: Option<u8>,
+    /// Cut times in the image to this many seconds since 1970, for images that are equal bit by bit
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, help_heading = "Image")]
+    pub(crate) source_date_epoch: Option<i64>,
+
+    /// What becomes of the image: type=oci|docker|tar|local with dest=PATH, type=image|registry, or a
+    /// directory for the files of the image
+    #[arg(short, long, value_name = "OUTPUT", value_parser = value::output, help_heading = "Output")]
+    pub(crate) output: Vec<OutputSpec>,
+    /// Push the image under every name
+    #[arg(long, help_heading = "Output")]
+    pub(crate) push: bool,
+    /// Write digests and names to this file as JSON
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) metadata_file: Option<PathBuf>,
+    /// Write the image id, the digest of the config, to this file
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) iidfile: Option<PathBuf>,
+    /// How progress is shown [default: auto]
+    #[arg(long, value_enum, value_name = "MODE", help_heading = "Output")]
+    pub(crate) progress: Option<ProgressMode>,
+    /// Show warnings and errors only
+    #[arg(short, long, conflicts_with = "progress", help_heading = "Output")]
+    pub(crate) quiet: bool,
+    /// Print this in place of a build
+    #[arg(long, value_enum, value_name = "WHAT", help_heading = "Output")]
+    pub(crate) print: Option<Print>,
+
+    /// Registry that may be spoken to over plain HTTP or with any certificate
+    #[arg(long, value_name = "HOST", value_parser = value::host, help_heading = "Registries")]
+    pub(crate) insecure_registry: Vec<String>,
+    /// Mirror that is asked first for images of a registry
+    #[arg(long, value_name = "REGISTRY=MIRROR", value_parser = value::mirror, help_heading = "Registries")]
+    pub(crate) registry_mirror: Vec<(String, String)>,
+
+    /// Do every step anew
+    #[arg(long, help_heading = "Machine")]
+    pub(crate) no_cache: bool,
+    /// Isolation of RUN [default: auto]
+    #[arg(long, value_enum, value_name = "KIND", help_heading = "Machine")]
+    pub(crate) isolation: Option<Isolation>,
+    /// Steps that may run at once [default: one per processor]
+    #[arg(long, value_name = "N", value_parser = jobs, help_heading = "Machine")]
+    pub(crate) jobs: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}
+
+fn jobs(text: &str) -> value::Parsed<NonZeroUsize> {
+    text.parse().map_err(|_| "expected a number from 1".to_owned())
+}

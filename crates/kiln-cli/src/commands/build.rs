@@ -1,0 +1,170 @@
+//! `kiln build`.
+
+use std::io::IsTerminal as _;
+use std::sync::Arc;
+
+use kiln::progress::{Event, Sink};
+use kiln::remote::{ClientConfig, Notice};
+use kiln::sandbox::BuildNamespace;
+use kiln::{Cancel, EngineConfig, Error, Receipt};
+use serde_json::json;
+
+use super::{enter_namespace, is_root};
+use crate::args::BuildArgs;
+use crate::env::Env;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::progress::{self, Terminal, View};
+use crate::settings::{Config, Process, Settings};
+use crate::signals::Signals;
+use crate::value::Print;
+use crate::{files, stdout, text};
+
+/// Builds an image.
+pub(super) fn run(args: &BuildArgs, env: &Env, terminal: Terminal) -> Outcome<Exit> {
+    if args.print == Some(Print::Request) {
+        return print_request(args, env);
+    }
+    // First of all: it may start this program anew, and there must be no thread.
+    let namespace = enter_namespace()?;
+    let process = Process { root: is_root(&namespace), stdout_terminal: std::io::stdout().is_terminal() };
+    let settings = Settings::resolve(args, env, &Config::load(env)?, process)?;
+    let cancel = Cancel::default();
+    let stop = cancel.clone();
+    let signals = Signals::watch(move || stop.cancel())?;
+    let view = progress::view(settings.progress, terminal);
+    match build(&settings, namespace, &view, &cancel) {
+        Ok(receipt) => {
+            view.finish(&receipt);
+            if !settings.writes_to_stdout() {
+                stdout::print(&format!("{}\n", receipt.digest))?;
+            }
+            Ok(Exit::Success)
+        }
+        Err(failure) => {
+            view.fail(failure.error());
+            Ok(exit(&failure, &signals))
+        }
+    }
+}
+
+/// A signal explains every failure that comes after it.
+fn exit(failure: &Failure, signals: &Signals) -> Exit {
+    match signals.received() {
+        Some(signal) => Exit::Signal(signal),
+        None => failure.exit(),
+    }
+}
+
+fn print_request(args: &BuildArgs, env: &Env) -> Outcome<Exit> {
+    let process = Process { root: false, stdout_terminal: false };
+    let settings = Settings::resolve(args, env, &Config::load(env)?, process)?;
+    let text = serde_json::to_string_pretty(&settings.request)
+        .map_err(|e| Error::internal("cannot write the request as JSON").because(e))?;
+    stdout::print(&format!("{text}\n"))?;
+    Ok(Exit::Success)
+}
+
+fn build(
+    settings: &Settings,
+    namespace: BuildNamespace,
+    view: &Arc<dyn View>,
+    cancel: &Cancel,
+) -> Outcome<Receipt> {
+    let sink: Sink = Arc::<dyn View>::clone(view);
+    let config = EngineConfig {
+        store: settings.store.clone(),
+        client: ClientConfig { notices: Some(notices(&sink)), ..settings.registries.client_config()? },
+        namespace,
+        // A machine without these files gives its steps empty ones.
+        resolv_conf: std::fs::read("/etc/resolv.conf").unwrap_or_default(),
+        hosts: std::fs::read("/etc/hosts").unwrap_or_default(),
+        stdin: || Box::new(std::io::stdin()),
+        stdout: stdout::bytes,
+    };
+    let receipt = kiln::build(&config, &settings.request, &sink, cancel)?;
+    if let Some(path) = &settings.metadata_file {
+        files::write(path, metadata(&receipt).as_bytes())?;
+    }
+    if let Some(path) = &settings.iidfile {
+        files::write(path, receipt.config_digest.as_str().as_bytes())?;
+    }
+    Ok(receipt)
+}
+
+/// Turns what the client of registries does by itself into notes.
+fn notices(sink: &Sink) -> Arc<dyn Fn(Notice) + Send + Sync> {
+    let sink = Arc::clone(sink);
+    Arc::new(move |notice| {
+        let text = match notice {
+            Notice::Retrying { error, after } => format!("{error}; trying again in {}", text::seconds(after)),
+            Notice::MirrorFailed { error } => format!("{error}; asking the next host"),
+            // A notice that this version does not know has nothing to show.
+            _ => return,
+        };
+        sink.event(Event::Note { text });
+    })
+}
+
+/// Returns the metadata file, with the keys that `docker buildx` writes.
+fn metadata(receipt: &Receipt) -> String {
+    let names: Vec<String> = receipt.names.iter().map(ToString::to_string).collect();
+    let mut value = json!({
+        "containerimage.config.digest": receipt.config_digest,
+        "containerimage.descriptor": receipt.descriptor,
+        "containerimage.digest": receipt.digest,
+    });
+    if !names.is_empty() {
+        value["image.name"] = names.join(",").into();
+    }
+    format!("{value:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use kiln::ErrorKind;
+    use kiln::oci::{Descriptor, Digest};
+
+    use super::*;
+
+    #[test]
+    fn the_metadata_file_has_the_keys_of_buildx() {
+        let descriptor = Descriptor::of("application/vnd.oci.image.manifest.v1+json", b"{}");
+        let digest = descriptor.digest.clone();
+        let config_digest = Digest::sha256(b"config");
+        let receipt = Receipt {
+            digest: digest.clone(),
+            descriptor,
+            config_digest: config_digest.clone(),
+            names: vec!["app".parse().unwrap(), "b.example/c:1".parse().unwrap()],
+            outputs: Vec::new(),
+            steps: 0,
+            cached: 0,
+            layers: 0,
+            size: 0,
+        };
+        assert_eq!(
+            metadata(&receipt),
+            format!(
+                r#"{{
+  "containerimage.config.digest": "{config_digest}",
+  "containerimage.descriptor": {{
+    "mediaType": "application/vnd.oci.image.manifest.v1+json",
+    "digest": "{digest}",
+    "size": 2
+  }},
+  "containerimage.digest": "{digest}",
+  "image.name": "docker.io/library/app:latest,b.example/c:1"
+}}
+"#
+            )
+        );
+    }
+
+    #[test]
+    fn without_a_signal_the_error_decides() {
+        let signals = Signals::default();
+        assert_eq!(exit(&Error::input("x").into(), &signals), Exit::Failure);
+        assert_eq!(exit(&Error::new(ErrorKind::Network, "x").into(), &signals), Exit::Network);
+    }
+}

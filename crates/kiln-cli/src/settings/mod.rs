@@ -1,0 +1,254 @@
+//! Arguments, environment and configuration file resolved once into what the engine takes.
+//!
+//! ```text
+//! BuildArgs ┐
+//! Env       ├─► Settings { request: BuildRequest, store, client parts, progress, files to write }
+//! config    ┘
+//! ```
+//!
+//! An argument comes before a variable, a variable before the configuration file, that before the default.
+//! The file system is asked three things only: what the configuration says, whether CONTEXT is a directory,
+//! and whether the `dest` of an output is one.
+
+mod config;
+mod outputs;
+mod registries;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use kiln::oci::Platform;
+use kiln::request::{BuildRequest, CacheMode, ContextSource, DockerfileSource, IsolationChoice};
+use kiln::{Error, ErrorKind};
+
+pub(crate) use config::{Config, Defaults};
+pub(crate) use registries::Registries;
+
+use crate::args::{BuildArgs, StoreArgs};
+use crate::env::{self, Env};
+use crate::failure::{Failure, Outcome};
+use crate::value::{self, BuildArg, Compression, ProgressMode};
+
+/// Build arguments that BuildKit gives to every RUN and keeps out of the image, in both cases.
+const PROXY_ARGUMENTS: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
+/// Where root keeps the store.
+const ROOT_STORE: &str = "/var/lib/kiln";
+
+/// Who kiln runs as and where its output goes: the facts of this process that settings depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Process {
+    /// Whether the user is root.
+    pub(crate) root: bool,
+    /// Whether standard output is a terminal.
+    pub(crate) stdout_terminal: bool,
+}
+
+/// Everything about one build, with no question open.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// What to build.
+    pub(crate) request: BuildRequest,
+    /// Directory of the store.
+    pub(crate) store: PathBuf,
+    /// How registries are reached.
+    pub(crate) registries: Registries,
+    /// How progress is shown.
+    pub(crate) progress: ProgressMode,
+    /// Where digests and names are written.
+    pub(crate) metadata_file: Option<PathBuf>,
+    /// Where the image id is written.
+    pub(crate) iidfile: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Resolves the arguments of a build.
+    pub(crate) fn resolve(args: &BuildArgs, env: &Env, config: &Config, process: Process) -> Outcome<Self> {
+        let defaults = &config.defaults;
+        let mut tags = args.tag.clone();
+        tags.extend(args.output.iter().flat_map(|output| output.names.clone()));
+        let mut seen = std::collections::BTreeSet::new();
+        tags.retain(|tag| seen.insert(tag.clone()));
+        let outputs = outputs::resolve(args, &tags, process.stdout_terminal)?;
+        let build_args = build_args(&args.build_arg, env);
+        let mut annotations: BTreeMap<_, _> =
+            args.output.iter().flat_map(|output| output.annotations.clone()).collect();
+        annotations.extend(value::last_wins(&args.annotation));
+        let request = BuildRequest {
+            context: context(&args.context)?,
+            named_contexts: value::last_wins(&args.build_context),
+            dockerfile: dockerfile(args)?,
+            target: args.target.clone().filter(|target| !target.is_empty()),
+            platform: args.platform.clone().unwrap_or_else(Platform::host),
+            labels: value::last_wins(&args.label),
+            annotations,
+            tags,
+            outputs,
+            compression: compression(args, defaults)?,
+            cache: if args.no_cache { CacheMode::WriteOnly } else { CacheMode::ReadWrite },
+            pull: args.pull,
+            source_date_epoch: source_date_epoch(args, &build_args, env)?,
+            isolation: args.isolation.or(defaults.isolation).map_or(IsolationChoice::Auto, Into::into),
+            jobs: args.jobs.or(defaults.jobs).map(NonZeroUsize::get),
+            proxy_args: proxy_args(&build_args),
+            build_args,
+        };
+        Ok(Self {
+            registries: Registries::resolve(args, &request.tags, env, config),
+            request,
+            store: store(&args.store, env, defaults, process)?,
+            progress: progress(args, defaults),
+            metadata_file: args.metadata_file.clone(),
+            iidfile: args.iidfile.clone(),
+        })
+    }
+
+    /// Tells whether an output takes standard output, so that the digest cannot go there.
+    pub(crate) fn writes_to_stdout(&self) -> bool {
+        self.request.outputs.iter().any(outputs::is_stdout)
+    }
+}
+
+/// Returns the directory of the store.
+pub(crate) fn store(args: &StoreArgs, env: &Env, defaults: &Defaults, process: Process) -> Outcome<PathBuf> {
+    let given = args.dir.clone().or_else(|| env.path(env::KILN_STORE)).or_else(|| defaults.store.clone());
+    let usual = || match process.root {
+        true => Some(PathBuf::from(ROOT_STORE)),
+        false => env.xdg(env::XDG_DATA_HOME, ".local/share").map(|data| data.join("kiln")),
+    };
+    given.or_else(usual).ok_or_else(|| {
+        Error::environment("there is no place for the store: HOME is not set")
+            .hint("name a directory with `--store DIR` or the variable KILN_STORE")
+            .into()
+    })
+}
+
+fn context(path: &Path) -> Outcome<ContextSource> {
+    let text = path.to_string_lossy();
+    if text == "-" {
+        return Ok(ContextSource::Stdin);
+    }
+    let remote = ["http://", "https://", "git://", "ssh://", "git@"];
+    if remote.iter().any(|scheme| text.starts_with(scheme)) {
+        return Err(Failure::usage(
+            format!("the build context `{text}` is remote, which is not supported"),
+            "clone or download it first, or pipe a tar: `curl -L URL | kiln build -`",
+        ));
+    }
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => Ok(ContextSource::Directory(path.to_owned())),
+        Ok(_) => Ok(ContextSource::Archive(path.to_owned())),
+        Err(e) => {
+            let error = Error::input(format!("cannot open the build context `{text}`"));
+            Err(error.because(e).hint("the last argument of `kiln build` is a directory, often `.`").into())
+        }
+    }
+}
+
+fn dockerfile(args: &BuildArgs) -> Outcome<DockerfileSource> {
+    let Some(file) = &args.file else { return Ok(DockerfileSource::Default) };
+    if file.as_os_str() != "-" {
+        return Ok(DockerfileSource::File(file.clone()));
+    }
+    if args.context.as_os_str() == "-" {
+        return Err(Failure::usage(
+            "standard input cannot be both the Dockerfile and the build context",
+            "give one of the two as a path",
+        ));
+    }
+    Ok(DockerfileSource::Stdin)
+}
+
+fn build_args(args: &[BuildArg], env: &Env) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    for arg in args {
+        match arg {
+            BuildArg::Given(name, value) => out.insert(name.clone(), value.clone()),
+            BuildArg::FromEnvironment(name) => match env.raw(name) {
+                Some(value) => out.insert(name.clone(), value.to_string_lossy().into_owned()),
+                // As in Docker: the default of ARG holds when the variable is not there.
+                None => out.remove(name),
+            },
+        };
+    }
+    out
+}
+
+/// Returns the proxies among the build arguments under both of the names that programs look for.
+fn proxy_args(build_args: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    for name in PROXY_ARGUMENTS {
+        let lower = name.to_ascii_lowercase();
+        let value = build_args.get(name).or_else(|| build_args.get(&lower));
+        for name in [name.to_owned(), lower] {
+            if let Some(value) = build_args.get(&name).or(value) {
+                out.insert(name, value.clone());
+            }
+        }
+    }
+    out
+}
+
+/// The option comes first, then the build argument that BuildKit knows, then the variable.
+fn source_date_epoch(
+    args: &BuildArgs,
+    build_args: &BTreeMap<String, String>,
+    env: &Env,
+) -> Outcome<Option<i64>> {
+    if args.source_date_epoch.is_some() {
+        return Ok(args.source_date_epoch);
+    }
+    let given = build_args.get(env::SOURCE_DATE_EPOCH).filter(|value| !value.is_empty()).cloned();
+    let Some(text) = given.or_else(|| env.text(env::SOURCE_DATE_EPOCH)) else { return Ok(None) };
+    match text.trim().parse() {
+        Ok(seconds) => Ok(Some(seconds)),
+        Err(_) => Err(Failure::usage(
+            format!("SOURCE_DATE_EPOCH is `{text}`, which is no number"),
+            "set it to seconds since 1970, such as `$(git log -1 --format=%ct)`, or unset it",
+        )),
+    }
+}
+
+fn compression(args: &BuildArgs, defaults: &Defaults) -> Outcome<kiln::request::CompressionChoice> {
+    let mut given: Vec<(Compression, Option<u8>)> = Vec::new();
+    let base = args.compression.or(defaults.compression).unwrap_or(Compression::Gzip);
+    let level = args.compression_level;
+    for output in args.output.iter().filter(|output| output.compression.is_some() || output.level.is_some()) {
+        given.push((output.compression.unwrap_or(base), output.level.or(level)));
+    }
+    if args.compression.is_some() || level.is_some() {
+        given.push((base, level));
+    }
+    given.dedup();
+    let (kind, level) = match given.as_slice() {
+        // The level of the configuration file belongs to its kind.
+        [] => (base, defaults.compression_level),
+        [(kind, None)] if Some(*kind) == defaults.compression => (*kind, defaults.compression_level),
+        [one] => *one,
+        _ => {
+            return Err(Failure::usage(
+                "the outputs ask for different compressions",
+                "say `--compression` once; layers are made once for all outputs",
+            ));
+        }
+    };
+    value::compression(kind, level)
+        .map_err(|reason| Failure::usage(reason, "leave `--compression-level` out for kiln's default"))
+}
+
+fn progress(args: &BuildArgs, defaults: &Defaults) -> ProgressMode {
+    if args.quiet {
+        return ProgressMode::Quiet;
+    }
+    args.progress.or(defaults.progress).unwrap_or(ProgressMode::Auto)
+}
+
+/// Returns an error about a file that kiln reads for its settings.
+fn unreadable(path: &Path, reason: impl std::fmt::Display) -> Failure {
+    Error::new(ErrorKind::Input, format!("cannot use the configuration file `{}`", path.display()))
+        .because(reason.to_string())
+        .into()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,310 @@
+//! Values of options, each parsed from its text by a pure function whose error says what was expected.
+//!
+//! Nothing here looks at files, the environment or other options: that is the work of `settings`.
+
+mod output;
+mod pairs;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use kiln::oci::{Platform, Reference};
+use kiln::request::{CompressionChoice, IsolationChoice, NamedContext};
+
+pub(crate) use output::{OutputKind, OutputSpec, output};
+pub(crate) use pairs::{BuildArg, annotation, build_arg, label};
+
+/// Result of a parser: clap puts the text behind the name of the option.
+pub(crate) type Parsed<T> = Result<T, String>;
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressMode {
+    /// A live view on a terminal, plain lines elsewhere
+    Auto,
+    /// A live view
+    Tty,
+    /// Lines, for logs
+    Plain,
+    /// One JSON object per line
+    Json,
+    /// Warnings and errors only
+    Quiet,
+}
+
+/// A way to compress layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Compression {
+    /// Understood by every container runtime
+    Gzip,
+    /// Smaller and faster; needs a runtime of 2021 or later
+    Zstd,
+    /// No compression
+    Uncompressed,
+}
+
+/// Isolation of RUN steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Isolation {
+    /// The strongest that works here
+    Auto,
+    /// A user namespace with a range of ids
+    Userns,
+    /// A user namespace with a single id
+    UsernsSingle,
+    /// No sandbox: a build with RUN is refused
+    None,
+}
+
+impl From<Isolation> for IsolationChoice {
+    fn from(isolation: Isolation) -> Self {
+        match isolation {
+            Isolation::Auto => Self::Auto,
+            Isolation::Userns => Self::Userns,
+            Isolation::UsernsSingle => Self::UsernsSingle,
+            Isolation::None => Self::None,
+        }
+    }
+}
+
+/// A format of listings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ListFormat {
+    /// Columns, for people
+    Table,
+    /// One JSON array, for programs
+    Json,
+}
+
+/// What `--print` shows in place of a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Print {
+    /// The build request, with everything resolved, as JSON
+    Request,
+}
+
+/// Puts a compression and its level together.
+pub(crate) fn compression(kind: Compression, level: Option<u8>) -> Parsed<CompressionChoice> {
+    let within = |range: std::ops::RangeInclusive<u8>, name: &str| match level {
+        Some(level) if !range.contains(&level) => {
+            Err(format!("{name} has levels {} to {}, not {level}", range.start(), range.end()))
+        }
+        level => Ok(level),
+    };
+    match kind {
+        Compression::Gzip => Ok(CompressionChoice::Gzip(within(1..=9, "gzip")?)),
+        Compression::Zstd => Ok(CompressionChoice::Zstd(within(1..=22, "zstd")?)),
+        Compression::Uncompressed if level.is_some() => {
+            Err("there is no level of compression without compression".to_owned())
+        }
+        Compression::Uncompressed => Ok(CompressionChoice::Uncompressed),
+    }
+}
+
+/// Parses `name=dir`, `name=docker-image://REF` or `name=oci-layout://PATH[:tag|@digest]`.
+pub(crate) fn build_context(text: &str) -> Parsed<(String, NamedContext)> {
+    let Some((name, source)) = text.split_once('=') else {
+        return Err("expected NAME=SOURCE, such as `alpine=docker-image://alpine:3.20`".to_owned());
+    };
+    if name.is_empty() || source.is_empty() {
+        return Err("name and source must not be empty".to_owned());
+    }
+    let source = match source.split_once("://") {
+        None => NamedContext::Directory(PathBuf::from(source)),
+        Some(("docker-image", reference)) => NamedContext::Image(self::reference(reference)?),
+        Some(("oci-layout", layout)) => oci_layout(layout)?,
+        Some((scheme @ ("http" | "https" | "git" | "ssh"), _)) => {
+            return Err(format!(
+                "contexts from `{scheme}://` are not supported: download it to a directory first"
+            ));
+        }
+        Some((scheme, _)) => {
+            let nearest = kiln::dockerfile::suggest(scheme, &["docker-image", "oci-layout"]);
+            let meant = nearest.map(|s| format!(", did you mean `{s}://`?")).unwrap_or_default();
+            return Err(format!("`{scheme}://` is not known{meant}"));
+        }
+    };
+    Ok((name.to_ascii_lowercase(), source))
+}
+
+fn oci_layout(text: &str) -> Parsed<NamedContext> {
+    let (path, target) = match text.split_once('@') {
+        Some((path, digest)) => {
+            digest.parse::<kiln::oci::Digest>().map_err(|e| e.to_string())?;
+            (path, Some(digest))
+        }
+        None => match text.rsplit_once(':') {
+            Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
+            _ => (text, None),
+        },
+    };
+    if path.is_empty() {
+        return Err("the path of the layout is missing".to_owned());
+    }
+    Ok(NamedContext::OciLayout { path: PathBuf::from(path), target: target.map(str::to_owned) })
+}
+
+/// Parses an image reference.
+pub(crate) fn reference(text: &str) -> Parsed<Reference> {
+    text.parse().map_err(|e: kiln::oci::ReferenceError| e.reason.to_owned())
+}
+
+/// Parses the name for an image: a reference without a digest, which only the build can know.
+pub(crate) fn tag(text: &str) -> Parsed<Reference> {
+    let reference = reference(text)?;
+    match reference.digest() {
+        Some(_) => Err("a name for a new image cannot have a digest".to_owned()),
+        None => Ok(reference),
+    }
+}
+
+/// Parses one platform.
+pub(crate) fn platform(text: &str) -> Parsed<Platform> {
+    if text.contains(',') {
+        return Err("one platform per build: run one build for each and join them in an index".to_owned());
+    }
+    text.parse().map_err(|_| "expected `os/architecture[/variant]`, for example `linux/arm64`".to_owned())
+}
+
+/// Parses `docker.io=HOST[/PATH]`, the mirror of a registry.
+pub(crate) fn mirror(text: &str) -> Parsed<(String, String)> {
+    match text.split_once('=') {
+        Some((registry, mirror)) => Ok((host(registry)?, self::mirror_address(mirror)?)),
+        None => Err("expected REGISTRY=MIRROR, such as `docker.io=mirror.example:5000`".to_owned()),
+    }
+}
+
+fn mirror_address(text: &str) -> Parsed<String> {
+    let (name, path) = text.split_once('/').unwrap_or((text, ""));
+    let host = host(name)?;
+    let path = path.trim_end_matches('/');
+    Ok(if path.is_empty() { host } else { format!("{host}/{path}") })
+}
+
+/// Parses the name of a registry, `host[:port]`.
+pub(crate) fn host(text: &str) -> Parsed<String> {
+    let valid = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
+    if text.contains("://") {
+        return Err(format!("`{text}` has a scheme: write `host[:port]` only"));
+    }
+    if text.is_empty() || !text.chars().all(valid) {
+        return Err(format!("`{text}` is not a registry: write `host[:port]`"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Parses a duration such as `90s`, `24h`, `1h30m`, `7d`.
+pub(crate) fn duration(text: &str) -> Parsed<Duration> {
+    let expected = || "expected a number with a unit, such as `90s`, `30m`, `24h`, `7d`".to_owned();
+    let mut rest = text;
+    let mut seconds = 0_u64;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(expected)?;
+        let (number, tail) = rest.split_at(digits);
+        let unit = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit);
+        let factor: u64 = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            "d" => 24 * 3600,
+            "w" => 7 * 24 * 3600,
+            _ => return Err(expected()),
+        };
+        let part = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).ok_or_else(expected)?;
+        seconds = seconds.checked_add(part).ok_or_else(expected)?;
+        rest = tail;
+    }
+    if text.is_empty() { Err(expected()) } else { Ok(Duration::from_secs(seconds)) }
+}
+
+/// Puts pairs in order; of two with one key the last wins.
+pub(crate) fn last_wins<V: Clone>(pairs: &[(String, V)]) -> BTreeMap<String, V> {
+    pairs.iter().cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contexts_are_directories_images_and_layouts() {
+        let check = |text: &str, expect: NamedContext| {
+            assert_eq!(build_context(&format!("Base={text}")), Ok(("base".to_owned(), expect)));
+        };
+        let layout = |path: &str, target: Option<&str>| NamedContext::OciLayout {
+            path: path.into(),
+            target: target.map(str::to_owned),
+        };
+        check("../lib", NamedContext::Directory("../lib".into()));
+        check("docker-image://alpine:3", NamedContext::Image("alpine:3".parse().unwrap()));
+        check("oci-layout://./out", layout("./out", None));
+        check("oci-layout://./out:v1", layout("./out", Some("v1")));
+        check("oci-layout:///a:b/out", layout("/a:b/out", None));
+        let digest = format!("sha256:{}", "0".repeat(64));
+        check(&format!("oci-layout://out@{digest}"), layout("out", Some(&digest)));
+    }
+
+    #[test]
+    fn wrong_contexts_are_explained() {
+        let check = |text: &str, expect: &str| {
+            let error = build_context(text).unwrap_err();
+            assert!(error.contains(expect), "{error}");
+        };
+        check("dir", "expected NAME=SOURCE");
+        check("a=", "must not be empty");
+        check("a=docker-imag://x", "did you mean `docker-image://`?");
+        check("a=https://example.com/x.git", "not supported");
+        check("a=oci-layout://x@sha256:0", "is not a digest");
+    }
+
+    #[test]
+    fn durations_have_units() {
+        let check = |text: &str, expect: Option<u64>| {
+            assert_eq!(duration(text).ok(), expect.map(Duration::from_secs), "{text}");
+        };
+        check("90s", Some(90));
+        check("24h", Some(86_400));
+        check("1h30m", Some(5_400));
+        check("7d", Some(604_800));
+        check("0s", Some(0));
+        check("", None);
+        check("24", None);
+        check("h", None);
+        check("1.5h", None);
+        check("99999999999999999999s", None);
+        check("9999999999999999999w", None);
+    }
+
+    #[test]
+    fn platforms_come_one_at_a_time() {
+        assert_eq!(platform("linux/arm64/v8").unwrap().to_string(), "linux/arm64");
+        assert!(platform("linux/amd64,linux/arm64").unwrap_err().contains("one platform per build"));
+        assert!(platform("linux/").unwrap_err().contains("expected"));
+    }
+
+    #[test]
+    fn names_of_new_images_have_no_digest() {
+        assert_eq!(tag("app").unwrap().to_string(), "docker.io/library/app:latest");
+        assert!(tag(&format!("app@sha256:{}", "0".repeat(64))).unwrap_err().contains("cannot have a digest"));
+    }
+
+    #[test]
+    fn mirrors_and_hosts_have_no_scheme() {
+        let pair = |a: &str, b: &str| Ok((a.to_owned(), b.to_owned()));
+        assert_eq!(mirror("docker.io=m.example:5000/hub/"), pair("docker.io", "m.example:5000/hub"));
+        assert!(mirror("m.example").unwrap_err().contains("expected REGISTRY=MIRROR"));
+        assert!(host("http://x").unwrap_err().contains("has a scheme"));
+        assert_eq!(host("[::1]:5000").unwrap(), "[::1]:5000");
+    }
+
+    #[test]
+    fn levels_belong_to_their_compression() {
+        assert_eq!(compression(Compression::Gzip, Some(9)), Ok(CompressionChoice::Gzip(Some(9))));
+        assert_eq!(compression(Compression::Zstd, None), Ok(CompressionChoice::Zstd(None)));
+        assert_eq!(compression(Compression::Gzip, Some(10)).unwrap_err(), "gzip has levels 1 to 9, not 10");
+        assert!(compression(Compression::Uncompressed, Some(1)).is_err());
+    }
+}

@@ -1,0 +1,336 @@
+//! The user namespace that a whole build lives in, when kiln was not started as root.
+//!
+//! ```text
+//! kiln (uid 1000) ── clone(NEWUSER|NEWNS) ──> child: waits for its maps, becomes root there, executes kiln again
+//!   │ writes the maps                           │ finds the marker in its environment, strips it, goes on
+//!   └ waits, passes signals on, exits the same  └ dies with its waiter (PDEATHSIG)
+//! ```
+//!
+//! Must run before the first thread. It refuses to guess: what the namespace can do is read back from the kernel.
+
+use std::ffi::OsString;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::error::{Context as _, Error, explain_clone, explain_mount};
+use crate::idmap::{self, Extent};
+use crate::sys;
+
+/// Which ids the process has that kiln runs in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdMap {
+    /// Real root with all ids of the machine.
+    Host,
+    /// A user namespace with id 0 and ids 1 to `count`.
+    Range {
+        /// How many ids there are besides 0.
+        count: u32,
+    },
+    /// A user namespace with id 0 alone.
+    Single,
+    /// No user namespace can be had.
+    None {
+        /// Why, and what would help.
+        reason: Error,
+    },
+}
+
+/// The place that kiln works in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildNamespace {
+    /// The ids that files and processes can have here.
+    pub ids: IdMap,
+    /// Why there are not more ids, where there could be.
+    pub note: Option<String>,
+}
+
+/// Carries the lifeline's number and the note to the re-executed kiln, which removes it at once.
+const MARKER: &str = "KILN_BUILD_NAMESPACE";
+
+/// No distribution gives out more by default, and images use no more.
+const MOST_IDS: u32 = 65536;
+
+/// Enters the build's user namespace, for an ordinary user by executing kiln again inside it.
+///
+/// Returns in the process that shall build; the process that was started waits for it and exits as it does. Call it
+/// after [`crate::run_if_helper`] and before the first thread. Where no namespace can be had, the reason is in the
+/// answer, because builds without RUN need none. It is an error when the process has threads already.
+pub fn enter_build_namespace() -> Result<BuildNamespace, Error> {
+    if let Some(arrived) = arrive() {
+        return Ok(arrived);
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok(where_root_is());
+    }
+    refuse_threads()?;
+    let mut plans = vec![Plan::single()];
+    let mut note = None;
+    match range_plan() {
+        Ok(plan) => plans.insert(0, plan),
+        Err(reason) => note = Some(reason.to_string()),
+    }
+    let mut last = Error::new("create a user namespace");
+    for plan in plans {
+        // Returns only on failure.
+        let failure = depart(&plan, note.as_deref());
+        if let Maps::Single = plan.maps {
+            last = failure;
+        } else {
+            note = Some(failure.to_string());
+        }
+    }
+    Ok(BuildNamespace { ids: IdMap::None { reason: last }, note })
+}
+
+/// Recognises that this process is the re-executed one.
+fn arrive() -> Option<BuildNamespace> {
+    let marker = std::env::var(MARKER).ok()?;
+    sys::remove_variable(MARKER);
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let (lifeline, note) = marker.split_once(' ').unwrap_or((&marker, ""));
+    let lifeline = lifeline.parse().ok().and_then(sys::adopt_fd);
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    // The waiter may have died before the line above; then the lifeline has hung up.
+    if lifeline.is_some_and(|lifeline| has_hung_up(&lifeline)) {
+        sys::exit_now(1);
+    }
+    let note = (!note.is_empty()).then(|| note.to_owned());
+    Some(BuildNamespace { ids: ids_here(), note })
+}
+
+pub(crate) fn has_hung_up(pipe: &OwnedFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds = [PollFd::new(pipe, PollFlags::empty())];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}
+
+/// Says what a process that is root already can do.
+fn where_root_is() -> BuildNamespace {
+    let here = |ids| BuildNamespace { ids, note: None };
+    let capable = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+    if !capable {
+        return here(IdMap::None {
+            reason: Error::new("isolate commands")
+                .cause("this is root without CAP_SYS_ADMIN, as in a default container")
+                .hint("start kiln as an ordinary user with a seccomp profile that allows user namespaces, or add CAP_SYS_ADMIN"),
+        });
+    }
+    here(ids_here())
+}
+
+/// Reads from the kernel which ids exist here.
+fn ids_here() -> IdMap {
+    let read = |name: &str| {
+        std::fs::read_to_string(format!("/proc/self/{name}")).map(|text| idmap::parse_map(&text))
+    };
+    let (uids, gids) = match (read("uid_map"), read("gid_map")) {
+        (Ok(uids), Ok(gids)) => (uids, gids),
+        (Err(error), _) | (_, Err(error)) => {
+            let reason = Error::new("read this process's id map below").path("/proc/self").io(&error);
+            return IdMap::None { reason: reason.hint("mount /proc for kiln") };
+        }
+    };
+    if idmap::is_initial(&uids) && idmap::is_initial(&gids) {
+        return IdMap::Host;
+    }
+    match idmap::ids_after_root(&uids).min(idmap::ids_after_root(&gids)) {
+        0 => IdMap::Single,
+        count => IdMap::Range { count },
+    }
+}
+
+fn refuse_threads() -> Result<(), Error> {
+    let tasks =
+        std::fs::read_dir("/proc/self/task").step_at("count this process's threads in", "/proc/self/task")?;
+    if tasks.count() > 1 {
+        return Err(Error::new("enter a user namespace")
+            .cause("kiln has started threads already; this is a bug in kiln"));
+    }
+    Ok(())
+}
+
+/// A namespace to be tried.
+struct Plan {
+    uids: Vec<Extent>,
+    gids: Vec<Extent>,
+    maps: Maps,
+}
+
+/// Who writes the maps.
+enum Maps {
+    Programs,
+    Directly,
+    Single,
+}
+
+impl Plan {
+    fn single() -> Self {
+        Self { uids: Vec::new(), gids: Vec::new(), maps: Maps::Single }
+    }
+}
+
+/// Plans a namespace with many ids, or says what is missing for it.
+fn range_plan() -> Result<Plan, Error> {
+    let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = idmap::login_name(&passwd, uid);
+    let ranges =
+        |file: &str| idmap::subordinate_ranges(&std::fs::read_to_string(file).unwrap_or_default(), name, uid);
+    let (mut uids, mut gids) = (ranges("/etc/subuid"), ranges("/etc/subgid"));
+    let capable = holds_id_capabilities();
+    let no = |cause: &str| Err(Error::new("use many user ids").cause(cause.to_owned()));
+    if uids.is_empty() || gids.is_empty() {
+        if !capable {
+            return no("this user has no range in /etc/subuid and /etc/subgid");
+        }
+        // A kiln with file capabilities, in an image of its own: any range does, and this is the customary one.
+        uids = vec![(100_000, MOST_IDS)];
+        gids.clone_from(&uids);
+    }
+    let maps = match (capable, idmap::programs_exist()) {
+        (true, _) => Maps::Directly,
+        (false, true) => Maps::Programs,
+        (false, false) => return no("newuidmap and newgidmap are not installed (package uidmap)"),
+    };
+    let total = |ranges: &[(u32, u32)]| ranges.iter().map(|range| range.1).fold(0, u32::saturating_add);
+    let most = MOST_IDS.min(total(&uids)).min(total(&gids));
+    Ok(Plan { uids: idmap::lay_out(uid, &uids, most), gids: idmap::lay_out(gid, &gids, most), maps })
+}
+
+fn holds_id_capabilities() -> bool {
+    let wanted = CapabilitySet::SETUID | CapabilitySet::SETGID;
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(wanted))
+}
+
+/// Creates the namespace, executes kiln in it and waits for that to end. Returns only when that cannot be done.
+fn depart(plan: &Plan, note: Option<&str>) -> Error {
+    match try_depart(plan, note) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+fn try_depart(plan: &Plan, note: Option<&str>) -> Result<std::convert::Infallible, Error> {
+    // A binary with file capabilities is not dumpable, and its children's /proc files then belong to root.
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable);
+    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("create a pipe");
+    let (go_read, go_write) = pipe()?;
+    let (status_read, status_write) = pipe()?;
+    let signals = sys::Signals::watch().step("watch signals")?;
+    let Some(child) = sys::clone(sys::NEW_USER | sys::NEW_MOUNT).map_err(explain_clone)? else {
+        drop((go_write, status_read, signals));
+        sys::in_child(|| become_builder(&go_read, &status_write, note))
+    };
+    drop((go_read, status_write));
+    let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    let mapped = match plan.maps {
+        Maps::Programs => idmap::write_with_programs(child, &plan.uids, &plan.gids),
+        Maps::Directly => idmap::write(child, &plan.uids, &plan.gids),
+        Maps::Single => idmap::write_single(child, uid, gid),
+    };
+    let failed = match mapped {
+        Ok(()) => {
+            // One byte says go; the pipe stays open as the child's lifeline.
+            let _ = rustix::io::write(&go_write, b"!");
+            crate::wire::receive(std::fs::File::from(status_read)).ok().flatten()
+        }
+        Err(error) => Some(error),
+    };
+    if let Some(error) = failed {
+        let _ = rustix::process::kill_process(child, Signal::KILL);
+        let _ = rustix::process::waitpid(Some(child), WaitOptions::empty());
+        return Err(error);
+    }
+    // Ids were all that the capabilities were for.
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    let _ = rustix::thread::set_capabilities(None, none);
+    wait_and_exit(child, &signals)
+}
+
+/// In the new namespace: becomes its root and executes kiln again.
+fn become_builder(go: &OwnedFd, status: &OwnedFd, note: Option<&str>) -> std::convert::Infallible {
+    let error = match await_maps(go).and_then(|()| become_root()) {
+        Ok(()) => execute_again(go, note),
+        Err(error) => error,
+    };
+    let status = std::fs::File::from(rustix::io::dup(status).unwrap_or_else(|_| sys::exit_now(70)));
+    let _ = crate::wire::send(status, &error);
+    sys::exit_now(70)
+}
+
+fn await_maps(go: &OwnedFd) -> Result<(), Error> {
+    let mut byte = [0];
+    match rustix::io::retry_on_intr(|| rustix::io::read(go, &mut byte)) {
+        Ok(1) => Ok(()),
+        _ => sys::exit_now(1),
+    }
+}
+
+/// Takes id 0 for everything. Without it the file system id stays unmapped, and overlays fail with EACCES.
+pub(crate) fn become_root() -> Result<(), Error> {
+    use rustix::fs::{Gid, Uid};
+    match rustix::thread::set_thread_groups(&[]) {
+        // Given up together with the single-id map.
+        Ok(()) | Err(Errno::PERM) => {}
+        Err(errno) => return Err(errno).step("drop supplementary groups"),
+    }
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)
+        .step("become group 0 of the namespace")?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).step("become user 0 of the namespace")
+}
+
+/// Keeps the host's mounts coming in but lets none out.
+pub(crate) fn make_mounts_private() -> Result<(), Error> {
+    use rustix::mount::{MountPropagationFlags, mount_change};
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+        .step_at("make the mounts private below", "/")
+        .map_err(explain_mount)
+}
+
+fn execute_again(lifeline: &OwnedFd, note: Option<&str>) -> Error {
+    if let Err(error) = make_mounts_private() {
+        return error;
+    }
+    // The lifeline must survive the exec.
+    let _ = rustix::io::fcntl_setfd(lifeline, rustix::io::FdFlags::empty());
+    let mut args = std::env::args_os();
+    let name = args.next().unwrap_or_else(|| OsString::from("kiln"));
+    let marker = format!("{} {}", lifeline.as_raw_fd(), note.unwrap_or_default());
+    let failure = Command::new("/proc/self/exe").arg0(name).args(args).env(MARKER, marker).exec();
+    Error::new("execute kiln again").path("/proc/self/exe").io(&failure)
+}
+
+/// Passes signals on and ends as the child ends.
+fn wait_and_exit(child: Pid, signals: &sys::Signals) -> ! {
+    loop {
+        let event = signals.next().unwrap_or(sys::Event { signal: libc::SIGCHLD, by_process: false });
+        if event.signal != libc::SIGCHLD {
+            // ^C reaches the whole terminal group; sending it once more would count as a second one.
+            if let (true, Some(signal)) = (event.by_process, Signal::from_named_raw(event.signal)) {
+                let _ = rustix::process::kill_process(child, signal);
+            }
+            continue;
+        }
+        match rustix::process::waitpid(Some(child), WaitOptions::NOHANG) {
+            Ok(Some((_, status))) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => sys::exit_now(code),
+                (None, Some(signal)) => sys::die_of(signal),
+                (None, None) => {}
+            },
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(_) => sys::exit_now(1),
+        }
+    }
+}

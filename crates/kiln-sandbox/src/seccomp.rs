@@ -1,0 +1,257 @@
+//! The system call filter of a command, as a classic BPF program made by hand.
+//!
+//! It is a deny-list: the calls that Docker's default profile withholds from a container with the default
+//! capabilities answer EPERM, the others pass. An allow-list of four hundred names would say the same today, but
+//! would break images on every new kernel call until kiln is updated, and the calls that matter here are also refused by the
+//! kernel itself, since the command is root only in its own user namespace. The filter is the second wall; it takes away
+//! the interfaces through which the first one was breached in the past: namespaces, mounts, keys, bpf, io_uring,
+//! userfaultfd, perf, exotic sockets.
+//!
+//! - `clone3` answers ENOSYS, so that C libraries fall back to `clone`, whose flags can be looked at.
+//! - A foreign call interface would have other numbers: i386 programs on x86-64 are killed, x32 calls answer ENOSYS.
+
+use libc::{c_long, sock_filter};
+
+const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
+const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+#[cfg(target_arch = "x86_64")]
+const IF_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
+/// Offsets in `struct seccomp_data`; of an argument, the low half on a little-endian machine.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+const ARGUMENT_0: u32 = 16;
+
+const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+const PERMISSION: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+const NO_SUCH_CALL: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+
+/// `AUDIT_ARCH_*` of the machine that kiln is built for.
+#[cfg(target_arch = "x86_64")]
+const NATIVE: u32 = 0xC000_003E;
+#[cfg(target_arch = "aarch64")]
+const NATIVE: u32 = 0xC000_00B7;
+#[cfg(target_arch = "riscv64")]
+const NATIVE: u32 = 0xC000_00F3;
+
+/// Every flag of clone(2) that makes a namespace.
+const NAMESPACES: u32 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u32;
+
+/// Values of personality(2) that ordinary programs set; others weaken address randomisation or emulate old systems.
+const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x0002_0000, 0x0002_0008, 0xFFFF_FFFF];
+
+/// Socket families whose kernel code is rarely needed and was often broken.
+const SOCKETS: [u32; 2] = [libc::AF_ALG as u32, libc::AF_VSOCK as u32];
+
+/// `open_tree_attr`, which libc does not know yet.
+const OPEN_TREE_ATTR: c_long = 467;
+
+/// Calls that answer EPERM whatever their arguments.
+const DENIED: &[c_long] = &[
+    // Namespaces and mounts.
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    OPEN_TREE_ATTR,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    // Keys.
+    libc::SYS_add_key,
+    libc::SYS_keyctl,
+    libc::SYS_request_key,
+    // Interfaces with a large attack surface.
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_fanotify_init,
+    // Other processes, and files by number.
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    libc::SYS_process_madvise,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_lookup_dcookie,
+    libc::SYS_move_pages,
+    libc::SYS_migrate_pages,
+    libc::SYS_mbind,
+    libc::SYS_get_mempolicy,
+    libc::SYS_set_mempolicy,
+    // The machine itself.
+    libc::SYS_reboot,
+    libc::SYS_kexec_load,
+    libc::SYS_kexec_file_load,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_quotactl,
+    QUOTACTL_FD,
+    libc::SYS_acct,
+    libc::SYS_syslog,
+    libc::SYS_vhangup,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_nfsservctl,
+];
+
+/// `quotactl_fd`, the same on every architecture; libc lacks it for some.
+const QUOTACTL_FD: c_long = 443;
+
+/// Calls that only x86-64 has.
+#[cfg(target_arch = "x86_64")]
+const DENIED_HERE: &[c_long] = &[
+    libc::SYS_iopl,
+    libc::SYS_ioperm,
+    libc::SYS_uselib,
+    libc::SYS_ustat,
+    libc::SYS_sysfs,
+    libc::SYS__sysctl,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const DENIED_HERE: &[c_long] = &[];
+
+/// Returns the program.
+pub(crate) fn program() -> Vec<sock_filter> {
+    let mut program = vec![
+        statement(LOAD, ARCHITECTURE),
+        jump(IF_EQUAL, NATIVE, 1, 0),
+        statement(RETURN, KILL),
+        statement(LOAD, NUMBER),
+    ];
+    #[cfg(target_arch = "x86_64")]
+    program.extend([jump(IF_AT_LEAST, 0x4000_0000, 0, 1), statement(RETURN, NO_SUCH_CALL)]);
+    for &call in DENIED.iter().chain(DENIED_HERE) {
+        program.extend([jump(IF_EQUAL, number(call), 0, 1), statement(RETURN, PERMISSION)]);
+    }
+    program.extend([jump(IF_EQUAL, number(libc::SYS_clone3), 0, 1), statement(RETURN, NO_SUCH_CALL)]);
+    for (call, body) in [
+        (libc::SYS_clone, without_flags(NAMESPACES)),
+        (libc::SYS_socket, none_of(&SOCKETS)),
+        (libc::SYS_personality, one_of(&PERSONALITIES)),
+    ] {
+        let length = u8::try_from(body.len()).unwrap_or(u8::MAX);
+        program.push(jump(IF_EQUAL, number(call), 0, length));
+        program.extend(body);
+    }
+    program.push(statement(RETURN, ALLOW));
+    program
+}
+
+fn number(call: c_long) -> u32 {
+    u32::try_from(call).unwrap_or(u32::MAX)
+}
+
+/// Allows a call whose first argument has none of these bits.
+fn without_flags(flags: u32) -> Vec<sock_filter> {
+    vec![
+        statement(LOAD, ARGUMENT_0),
+        statement(AND, flags),
+        jump(IF_EQUAL, 0, 0, 1),
+        statement(RETURN, ALLOW),
+        statement(RETURN, PERMISSION),
+    ]
+}
+
+/// Allows a call whose first argument is none of these values.
+fn none_of(values: &[u32]) -> Vec<sock_filter> {
+    compare(values, PERMISSION, ALLOW)
+}
+
+/// Allows a call whose first argument is one of these values.
+fn one_of(values: &[u32]) -> Vec<sock_filter> {
+    compare(values, ALLOW, PERMISSION)
+}
+
+fn compare(values: &[u32], if_found: u32, otherwise: u32) -> Vec<sock_filter> {
+    let mut body = vec![statement(LOAD, ARGUMENT_0)];
+    for &value in values {
+        body.extend([jump(IF_EQUAL, value, 0, 1), statement(RETURN, if_found)]);
+    }
+    body.push(statement(RETURN, otherwise));
+    body
+}
+
+fn statement(code: u16, k: u32) -> sock_filter {
+    sock_filter { code, jt: 0, jf: 0, k }
+}
+
+fn jump(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter { code, jt, jf, k }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs the program as the kernel would.
+    fn answer(arch: u32, call: c_long, argument: u32) -> u32 {
+        let program = program();
+        let (mut at, mut value) = (0, 0);
+        loop {
+            let step = program[at];
+            at += 1;
+            let branch = |hit: bool| usize::from(if hit { step.jt } else { step.jf });
+            match step.code {
+                LOAD => {
+                    value = match step.k {
+                        NUMBER => number(call),
+                        ARCHITECTURE => arch,
+                        _ => argument,
+                    }
+                }
+                AND => value &= step.k,
+                IF_EQUAL => at += branch(value == step.k),
+                #[cfg(target_arch = "x86_64")]
+                IF_AT_LEAST => at += branch(value >= step.k),
+                _ => return step.k,
+            }
+        }
+    }
+
+    #[test]
+    fn calls_are_sorted_into_allowed_and_denied() {
+        let check = |call, argument, expect| {
+            assert_eq!(answer(NATIVE, call, argument), expect, "{call} {argument:#x}")
+        };
+        check(libc::SYS_getpid, 0, ALLOW);
+        check(libc::SYS_mount, 0, PERMISSION);
+        check(libc::SYS_unshare, 0, PERMISSION);
+        check(libc::SYS_clone3, 0, NO_SUCH_CALL);
+        check(libc::SYS_clone, libc::SIGCHLD as u32, ALLOW);
+        check(libc::SYS_clone, libc::CLONE_NEWUSER as u32, PERMISSION);
+        check(libc::SYS_socket, libc::AF_INET as u32, ALLOW);
+        check(libc::SYS_socket, libc::AF_VSOCK as u32, PERMISSION);
+        check(libc::SYS_personality, 0xFFFF_FFFF, ALLOW);
+        check(libc::SYS_personality, 0x0004_0000, PERMISSION);
+        check(libc::SYS_ptrace, 0, ALLOW);
+        check(libc::SYS_chroot, 0, ALLOW);
+    }
+
+    #[test]
+    fn foreign_call_interfaces_are_closed() {
+        assert_eq!(answer(0x4000_0003, 20, 0), KILL);
+        #[cfg(target_arch = "x86_64")]
+        assert_eq!(answer(NATIVE, 0x4000_0000 + 39, 0), NO_SUCH_CALL);
+    }
+}

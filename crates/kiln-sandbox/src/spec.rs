@@ -1,0 +1,176 @@
+//! What to run and what it shall see: plain data, decided by the engine, carried to the helper over a socket.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::wire;
+
+/// One command over a stack of unpacked layers.
+///
+/// `upper` and `work` lie in the same directory of the store (or share a near ancestor): the kernel wants both
+/// behind one mount. `upper` survives and is the layer's difference; `work` is private to this run, must be empty,
+/// and may be deleted with [`crate::remove_tree`] afterwards.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ExecSpec {
+    /// Unpacked layers, topmost first, as paths of the host; empty means an empty root.
+    #[serde(with = "wire::paths")]
+    pub lower: Vec<PathBuf>,
+    /// Receives everything that the command changes.
+    #[serde(with = "wire::path")]
+    pub upper: PathBuf,
+    /// Scratch space of the overlay on the same file system as `upper`.
+    #[serde(with = "wire::path")]
+    pub work: PathBuf,
+    /// The command; `args[0]` is looked up in the `PATH` of `env`, inside the root.
+    #[serde(with = "wire::strings")]
+    pub args: Vec<OsString>,
+    /// The whole environment.
+    #[serde(with = "wire::pairs")]
+    pub env: Vec<(OsString, OsString)>,
+    /// Working directory inside the root; created when it is missing.
+    #[serde(with = "wire::path")]
+    pub cwd: PathBuf,
+    /// Who runs the command.
+    pub user: ResolvedUser,
+    /// The name that `uname -n` gives.
+    pub hostname: String,
+    /// What the command can reach.
+    pub network: Network,
+    /// Mounts on top of the root, in this order.
+    pub mounts: Vec<Mount>,
+    /// Files that exist only while the command runs, read-only and owned by root: `/etc/resolv.conf`, `/etc/hosts`.
+    #[serde(with = "wire::files")]
+    pub readonly_files: Vec<(PathBuf, Vec<u8>)>,
+    /// Resource limits, lowered but never raised above kiln's own.
+    pub limits: Vec<Limit>,
+    /// Keeps every capability *inside the user namespace* and leaves the system call filter out.
+    pub insecure: bool,
+    /// Size of `/dev/shm` in bytes.
+    pub shm_size: u64,
+}
+
+impl Default for ExecSpec {
+    fn default() -> Self {
+        Self {
+            lower: Vec::new(),
+            upper: PathBuf::new(),
+            work: PathBuf::new(),
+            args: Vec::new(),
+            env: Vec::new(),
+            cwd: PathBuf::from("/"),
+            user: ResolvedUser::default(),
+            hostname: "buildkitsandbox".to_owned(),
+            network: Network::Host,
+            mounts: Vec::new(),
+            readonly_files: Vec::new(),
+            limits: Vec::new(),
+            insecure: false,
+            shm_size: 64 << 20,
+        }
+    }
+}
+
+/// A user as numbers of the container; names were looked up in the image before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolvedUser {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+    /// Supplementary group ids.
+    pub groups: Vec<u32>,
+}
+
+/// What the command can reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    /// The network that kiln itself has.
+    Host,
+    /// A loopback interface and nothing else.
+    None,
+}
+
+/// Something laid over a path of the root while the command runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Mount {
+    /// Path inside the root; created when missing, and then reported as a stub.
+    #[serde(with = "wire::path")]
+    pub target: PathBuf,
+    /// What is laid there.
+    pub kind: MountKind,
+}
+
+/// The kinds of mount that a `RUN --mount` needs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum MountKind {
+    /// A file or directory of the host, owners read as container ids.
+    Bind {
+        /// Path on the host.
+        #[serde(with = "wire::path")]
+        source: PathBuf,
+        /// Refuses writes, in mounts below as well.
+        readonly: bool,
+        /// Includes the mounts below the source.
+        recursive: bool,
+    },
+    /// Directories that the command may write to; what it writes is thrown away.
+    OverlayDir {
+        /// Directories of the host, topmost first; empty means an empty directory.
+        #[serde(with = "wire::paths")]
+        lower: Vec<PathBuf>,
+    },
+    /// An empty directory in memory.
+    Tmpfs {
+        /// Largest size in bytes; the kernel's default when absent.
+        size: Option<u64>,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// A file in memory only, for secrets and scripts; it never reaches a disk or a layer.
+    File {
+        /// Its bytes.
+        #[serde(with = "wire::bytes")]
+        content: Vec<u8>,
+        /// Permission bits.
+        mode: u32,
+        /// Owner inside the container.
+        uid: u32,
+        /// Group inside the container.
+        gid: u32,
+    },
+}
+
+/// One resource limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// What is limited.
+    pub resource: Resource,
+    /// The limit in force; `None` is unlimited.
+    pub soft: Option<u64>,
+    /// The limit that the command may raise itself to; `None` is unlimited.
+    pub hard: Option<u64>,
+}
+
+/// The resources that `--ulimit` names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are those of setrlimit(2)")]
+pub enum Resource {
+    As,
+    Core,
+    Cpu,
+    Data,
+    Fsize,
+    Locks,
+    Memlock,
+    Msgqueue,
+    Nice,
+    Nofile,
+    Nproc,
+    Rss,
+    Rtprio,
+    Rttime,
+    Sigpending,
+    Stack,
+}

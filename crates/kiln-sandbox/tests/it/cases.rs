@@ -1,0 +1,548 @@
+//! Commands in a sandbox.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use kiln_sandbox::rootdir::{Kind, Node};
+use kiln_sandbox::{
+    BuildNamespace, ExecSpec, Exit, Isolation, Limit, Mount, MountKind, Network, Requested, ResolvedUser,
+    Resource, RootDir, Sandbox, Stdio, choose,
+};
+
+use crate::lab::Lab;
+
+pub(crate) type Case = (&'static str, fn(&Lab));
+
+pub(crate) const ALL: &[Case] = &[
+    ("hello", hello),
+    ("exit_code", exit_code),
+    ("signal", signal),
+    ("upper_holds_the_new_file_only", upper_holds_the_new_file_only),
+    ("deletion_is_a_whiteout", deletion_is_a_whiteout),
+    ("recreated_directory_is_opaque", recreated_directory_is_opaque),
+    ("no_layers", no_layers),
+    ("two_hundred_layers", two_hundred_layers),
+    ("owner_33", owner_33),
+    ("file_owners_seen_inside", file_owners_seen_inside),
+    ("user_1000", user_1000),
+    ("network_none", network_none),
+    ("orphans_are_reaped", orphans_are_reaped),
+    ("background_dies", background_dies),
+    ("kill_kills_all", kill_kills_all),
+    ("death_of_kiln_kills_all", death_of_kiln_kills_all),
+    ("resolv_conf_is_a_stub", resolv_conf_is_a_stub),
+    ("dangling_resolv_conf", dangling_resolv_conf),
+    ("secret_leaves_no_trace", secret_leaves_no_trace),
+    ("bind_read_only", bind_read_only),
+    ("bind_writes_through", bind_writes_through),
+    ("overlay_dir_is_discarded", overlay_dir_is_discarded),
+    ("tmpfs", tmpfs),
+    ("symlinked_proc_stays_inside", symlinked_proc_stays_inside),
+    ("masked_paths", masked_paths),
+    ("capabilities", capabilities),
+    ("insecure_keeps_capabilities", insecure_keeps_capabilities),
+    ("mount_and_unshare_fail", mount_and_unshare_fail),
+    ("not_found", not_found),
+    ("not_executable", not_executable),
+    ("missing_interpreter", missing_interpreter),
+    ("devices", devices),
+    ("limits", limits),
+    ("identity", identity),
+    ("working_directory", working_directory),
+    ("environment_has_no_secrets", environment_has_no_secrets),
+    ("failure_names_step_and_path", failure_names_step_and_path),
+    ("closed_store_directory", closed_store_directory),
+    ("overhead", overhead),
+];
+
+fn hello(lab: &Lab) {
+    let outcome = lab.run("echo hello; echo there >&2");
+    assert_eq!((outcome.exit, outcome.output.as_str()), (Exit::Code(0), "hello\nthere\n"));
+}
+
+fn exit_code(lab: &Lab) {
+    assert_eq!(lab.run("exit 42").exit, Exit::Code(42));
+}
+
+fn signal(lab: &Lab) {
+    assert_eq!(lab.run("kill -TERM $$").exit, Exit::Signal(15));
+}
+
+fn upper_holds_the_new_file_only(lab: &Lab) {
+    let outcome = lab.run("echo x > /new");
+    assert_eq!(outcome.exit, Exit::Code(0), "{}", outcome.output);
+    assert_eq!(outcome.changed(), ["new"]);
+    // The parent of the stubs keeps the time it had.
+    assert!(outcome.stubs.contains(&PathBuf::from("/proc")), "{:?}", outcome.stubs);
+}
+
+fn deletion_is_a_whiteout(lab: &Lab) {
+    let outcome = lab.run("rm /data/old");
+    let whiteout = outcome.upper.lstat(Path::new("data/old")).unwrap();
+    assert!(whiteout.is_whiteout(), "{whiteout:?}");
+}
+
+fn recreated_directory_is_opaque(lab: &Lab) {
+    let outcome = lab.run("rm -r /data/sub && mkdir /data/sub");
+    assert_eq!(outcome.exit, Exit::Code(0), "{}", outcome.output);
+    let xattrs = outcome.upper.xattrs(Path::new("data/sub")).unwrap();
+    assert_eq!(xattrs.get(OsStr::new("user.overlay.opaque")).map(Vec::as_slice), Some(b"y".as_slice()));
+}
+
+fn no_layers(lab: &Lab) {
+    let mut spec = lab.spec("");
+    let static_tool = static_true();
+    let Some(tool) = static_tool else {
+        return println!("  left out: no_layers, because no static program is here");
+    };
+    spec.lower.clear();
+    spec.args = vec![OsString::from("/true")];
+    std::fs::copy(tool, spec.upper.join("true")).unwrap();
+    assert_eq!(lab.execute(&spec).exit, Exit::Code(0));
+}
+
+/// Returns a static program that exits with 0 at once: `ldconfig -V` is not, so it is made with the C compiler, if there is one.
+fn static_true() -> Option<PathBuf> {
+    let path = std::env::temp_dir().join(format!("kiln-it-true-{}", std::process::id()));
+    if path.exists() {
+        return Some(path);
+    }
+    let mut compiler = Command::new("cc")
+        .args(["-static", "-O1", "-x", "c", "-o"])
+        .arg(&path)
+        .arg("-")
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .ok()?;
+    compiler.stdin.take()?.write_all(b"int main(void){return 0;}").ok()?;
+    compiler.wait().ok()?.success().then_some(path)
+}
+
+fn two_hundred_layers(lab: &Lab) {
+    let mut spec = lab.spec("cat /layer");
+    let layers = spec.upper.with_file_name("layers");
+    let mut stack = Vec::new();
+    for number in 0..200 {
+        let dir = layers.join(number.to_string());
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("layer"), format!("{number}\n")).unwrap();
+        stack.push(dir);
+    }
+    stack.append(&mut spec.lower);
+    spec.lower = stack;
+    assert_eq!(lab.execute(&spec).output, "0\n");
+}
+
+fn owner_33(lab: &Lab) {
+    let outcome = lab.run("echo x > /new && chown 33:34 /new && stat -c %u:%g /new");
+    if lab.is_single() {
+        assert_ne!(outcome.exit, Exit::Code(0));
+        return;
+    }
+    assert_eq!(outcome.output, "33:34\n");
+    let new = outcome.upper.lstat(Path::new("new")).unwrap();
+    assert_eq!((lab.isolation.container_id(new.uid), lab.isolation.container_id(new.gid)), (33, 34));
+    let root = outcome.upper.lstat(Path::new("")).unwrap();
+    assert_eq!(lab.isolation.container_id(root.uid), 0);
+}
+
+fn file_owners_seen_inside(lab: &Lab) {
+    let spec = lab.spec("stat -c %u:%g:%n / /data/old /mine");
+    std::fs::write(spec.upper.join("mine"), "").unwrap();
+    let owner = lab.isolation.disk_id(5);
+    std::os::unix::fs::chown(spec.upper.join("mine"), Some(owner), Some(owner)).unwrap();
+    let seen = if lab.is_single() { 0 } else { 5 };
+    assert_eq!(lab.execute(&spec).output, format!("0:0:/\n0:0:/data/old\n{seen}:{seen}:/mine\n"));
+}
+
+fn user_1000(lab: &Lab) {
+    let mut spec = lab.spec("id -u; id -g; id -G; touch /tmp/mine; touch /etc/x 2>/dev/null || echo refused");
+    spec.user = ResolvedUser { uid: 1000, gid: 1001, groups: vec![1001, 7] };
+    if lab.is_single() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let stdio = Stdio { stdout: writer.try_clone().unwrap().into(), stderr: writer.into() };
+        let error = Sandbox::spawn(&lab.isolation, &spec, stdio).unwrap_err();
+        assert!(error.hint.is_some(), "{error}");
+        drop(reader);
+        return;
+    }
+    let outcome = lab.execute(&spec);
+    assert_eq!(outcome.output, "1000\n1001\n1001 7\nrefused\n");
+    let mine = outcome.upper.lstat(Path::new("tmp/mine")).unwrap();
+    assert_eq!(lab.isolation.container_id(mine.uid), 1000);
+}
+
+fn network_none(lab: &Lab) {
+    let mut spec = lab.spec("cat /proc/net/dev | grep : ; cat /proc/net/route");
+    spec.network = Network::None;
+    let output = lab.execute(&spec).output;
+    let interfaces: Vec<&str> =
+        output.lines().filter_map(|line| Some(line.split_once(": ")?.0.trim())).collect();
+    assert_eq!(interfaces, ["lo"], "{output}");
+}
+
+fn orphans_are_reaped(lab: &Lab) {
+    // Twenty orphans whose parent has gone; none may be left as a zombie.
+    let script = "for i in 1 2 3 4 5 6 7 8 9 10; do sh -c 'sh -c \"exit 3\" & exit 0'; done; sleep 0.2; \
+                  grep -l '^State:.Z' /proc/[0-9]*/status | grep -c .";
+    assert_eq!(lab.run(script).output, "0\n");
+}
+
+fn background_dies(lab: &Lab) {
+    let start = Instant::now();
+    let outcome = lab.run("sleep 1000 & echo started");
+    // The pipe was read to its end, so the sleeper, which held it, is gone.
+    assert_eq!((outcome.exit, outcome.output.as_str()), (Exit::Code(0), "started\n"));
+    assert!(start.elapsed() < Duration::from_secs(60));
+}
+
+fn kill_kills_all(lab: &Lab) {
+    let (running, mut output) = lab.start(&lab.spec("sleep 1000 & echo started; sleep 1000"));
+    let mut line = [0; 8];
+    output.read_exact(&mut line).unwrap();
+    let killer = running.killer();
+    std::thread::spawn(move || killer.kill()).join().unwrap();
+    assert_eq!(running.wait().unwrap().exit, Exit::Signal(9));
+    assert_eq!(output.read(&mut line).unwrap(), 0, "a process still holds the output");
+}
+
+/// The role of a kiln that is killed while a command runs.
+pub(crate) const HANG: &str = "--hang";
+
+pub(crate) fn hang(namespace: &BuildNamespace, dir: &str, base: &str) -> ExitCode {
+    let dir = Path::new(dir);
+    let isolation = choose(Requested::Auto, namespace, dir).expect("choose");
+    let stdout = || OwnedFd::from(std::io::stdout().try_clone_fd());
+    let spec = ExecSpec {
+        lower: vec![PathBuf::from(base)],
+        upper: dir.join("upper"),
+        work: dir.join("work"),
+        args: ["sh", "-c", "sleep 1000 & echo started; sleep 1000"].map(OsString::from).to_vec(),
+        env: vec![("PATH".into(), "/bin".into())],
+        ..ExecSpec::default()
+    };
+    let running =
+        Sandbox::spawn(&isolation, &spec, Stdio { stdout: stdout(), stderr: stdout() }).expect("spawn");
+    let _ = running.wait();
+    ExitCode::FAILURE
+}
+
+/// Duplicates the descriptor of a standard stream.
+trait TryCloneFd {
+    fn try_clone_fd(&self) -> OwnedFd;
+}
+
+impl TryCloneFd for std::io::Stdout {
+    fn try_clone_fd(&self) -> OwnedFd {
+        use std::os::fd::AsFd as _;
+        self.as_fd().try_clone_to_owned().expect("duplicate")
+    }
+}
+
+fn death_of_kiln_kills_all(lab: &Lab) {
+    let spec = lab.spec("");
+    let dir = spec.upper.parent().unwrap().to_owned();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut kiln =
+        Command::new("/proc/self/exe").arg(HANG).args([&dir, &lab.base]).stdout(writer).spawn().unwrap();
+    let mut line = [0; 8];
+    reader.read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"started\n");
+    kiln.kill().unwrap();
+    kiln.wait().unwrap();
+    assert_eq!(reader.read(&mut line).unwrap(), 0, "a process still holds the output");
+    let _ = reader.as_raw_fd();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(dir.to_str().unwrap()), "a mount is left");
+}
+
+fn resolv_conf_is_a_stub(lab: &Lab) {
+    let mut spec = lab.spec("cat /etc/resolv.conf; stat -c %u:%a /etc/resolv.conf; echo x 2>/dev/null > /etc/resolv.conf || echo ro");
+    spec.readonly_files = vec![(PathBuf::from("/etc/resolv.conf"), b"nameserver 1.1.1.1\n".to_vec())];
+    let before = std::fs::metadata(lab.base.join("etc")).unwrap().modified().unwrap();
+    let outcome = lab.execute(&spec);
+    assert_eq!(outcome.output.lines().next(), Some("nameserver 1.1.1.1"));
+    assert!(outcome.output.contains("0:644\n"), "{}", outcome.output);
+    assert!(outcome.output.ends_with("ro\n"), "{}", outcome.output);
+    assert!(outcome.stubs.contains(&PathBuf::from("/etc/resolv.conf")), "{:?}", outcome.stubs);
+    assert_eq!(outcome.upper.lstat(Path::new("etc/resolv.conf")).unwrap().size, 0);
+    let after = std::fs::metadata(spec.upper.join("etc")).unwrap().modified().unwrap();
+    assert_eq!(before, after, "the stub changed the time of its directory");
+}
+
+fn dangling_resolv_conf(lab: &Lab) {
+    let mut spec = lab.spec("cat /etc/resolv.conf");
+    let upper = RootDir::open(&spec.upper).unwrap();
+    upper.create_dir_all(Path::new("etc"), 0o755).unwrap();
+    upper.symlink(Path::new("../run/systemd/resolve/stub.conf"), Path::new("etc/resolv.conf")).unwrap();
+    let owner = lab.isolation.disk_id(0);
+    upper.chown(Path::new("etc"), owner, owner).unwrap();
+    spec.readonly_files = vec![(PathBuf::from("/etc/resolv.conf"), b"found\n".to_vec())];
+    let outcome = lab.execute(&spec);
+    assert_eq!(outcome.output, "found\n");
+    for stub in ["/run/systemd", "/run/systemd/resolve", "/run/systemd/resolve/stub.conf"] {
+        assert!(outcome.stubs.contains(&PathBuf::from(stub)), "{:?}", outcome.stubs);
+    }
+}
+
+fn secret_leaves_no_trace(lab: &Lab) {
+    let mut spec = lab.spec("cat /run/secrets/key; stat -c %a:%u /run/secrets/key");
+    let content = b"s3cret\n".to_vec();
+    let kind = MountKind::File { content, mode: 0o400, uid: 0, gid: 0 };
+    spec.mounts = vec![Mount { target: PathBuf::from("/run/secrets/key"), kind }];
+    let outcome = lab.execute(&spec);
+    assert_eq!(outcome.output, "s3cret\n400:0\n");
+    assert_eq!(outcome.upper.lstat(Path::new("run/secrets/key")).unwrap().size, 0);
+    assert!(outcome.stubs.ends_with(&[PathBuf::from("/run/secrets"), PathBuf::from("/run/secrets/key")]));
+}
+
+fn shared_dir(lab: &Lab, spec: &ExecSpec) -> PathBuf {
+    let dir = spec.upper.with_file_name("shared");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("file"), "shared\n").unwrap();
+    let owner = lab.isolation.disk_id(0);
+    for path in [dir.join("file"), dir.clone()] {
+        std::os::unix::fs::chown(path, Some(owner), Some(owner)).unwrap();
+    }
+    dir
+}
+
+fn with_bind(lab: &Lab, script: &str, readonly: bool) -> (String, PathBuf) {
+    let mut spec = lab.spec(script);
+    let source = shared_dir(lab, &spec);
+    let kind = MountKind::Bind { source: source.clone(), readonly, recursive: false };
+    spec.mounts = vec![Mount { target: PathBuf::from("/mnt/here"), kind }];
+    (lab.execute(&spec).output, source)
+}
+
+fn bind_read_only(lab: &Lab) {
+    let (output, source) =
+        with_bind(lab, "cat /mnt/here/file; touch /mnt/here/x 2>/dev/null || echo refused", true);
+    assert_eq!(output, "shared\nrefused\n");
+    assert!(!source.join("x").exists());
+}
+
+fn bind_writes_through(lab: &Lab) {
+    let (output, source) = with_bind(lab, "echo new > /mnt/here/x && stat -c %u /mnt/here/x", false);
+    assert_eq!(output, "0\n");
+    let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(source.join("x")).unwrap());
+    assert_eq!(lab.isolation.container_id(owner), 0);
+}
+
+fn overlay_dir_is_discarded(lab: &Lab) {
+    let mut spec =
+        lab.spec("cat /mnt/o/file; echo x > /mnt/o/new && cat /mnt/o/new; rm /mnt/o/file; echo y > /mnt/e/y");
+    let source = shared_dir(lab, &spec);
+    spec.mounts = vec![
+        Mount {
+            target: PathBuf::from("/mnt/o"),
+            kind: MountKind::OverlayDir { lower: vec![source.clone()] },
+        },
+        Mount { target: PathBuf::from("/mnt/e"), kind: MountKind::OverlayDir { lower: Vec::new() } },
+    ];
+    let outcome = lab.execute(&spec);
+    assert_eq!((outcome.exit, outcome.output.as_str()), (Exit::Code(0), "shared\nx\n"));
+    assert!(source.join("file").exists() && !source.join("new").exists());
+    assert!(outcome.changed().is_empty(), "{:?}", outcome.changed());
+}
+
+fn tmpfs(lab: &Lab) {
+    let mut spec = lab.spec("stat -c %a /scratch; echo x > /scratch/x");
+    let kind = MountKind::Tmpfs { size: Some(1 << 20), mode: 0o1777 };
+    spec.mounts = vec![Mount { target: PathBuf::from("/scratch"), kind }];
+    let outcome = lab.execute(&spec);
+    assert_eq!(outcome.output, "1777\n");
+    assert!(outcome.changed().is_empty(), "{:?}", outcome.changed());
+}
+
+fn symlinked_proc_stays_inside(lab: &Lab) {
+    let spec = lab.spec("readlink /proc; test -e /elsewhere/self/status && echo inside");
+    let upper = RootDir::open(&spec.upper).unwrap();
+    upper.symlink(Path::new("/../../elsewhere"), Path::new("proc")).unwrap();
+    let outcome = lab.execute(&spec);
+    assert_eq!(outcome.output, "/../../elsewhere\ninside\n");
+    assert!(outcome.stubs.contains(&PathBuf::from("/elsewhere")), "{:?}", outcome.stubs);
+}
+
+fn masked_paths(lab: &Lab) {
+    let outcome = lab.run(
+        "cat /proc/kcore /proc/keys /proc/timer_list 2>/dev/null; ls /sys/firmware; \
+         echo 1 2>/dev/null > /proc/sys/kernel/panic || echo ro; echo h 2>/dev/null > /proc/sysrq-trigger || echo ro; \
+         mkdir /sys/x 2>/dev/null || echo ro",
+    );
+    assert_eq!(outcome.output, "ro\nro\nro\n");
+}
+
+fn capabilities(lab: &Lab) {
+    let output = lab.run("grep -E '^(Cap|Seccomp:|NoNewPrivs)' /proc/self/status").output;
+    let expect = "CapInh:\t0000000000000000\nCapPrm:\t00000000a80425fb\nCapEff:\t00000000a80425fb\n\
+                  CapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\nNoNewPrivs:\t0\nSeccomp:\t2\n";
+    assert_eq!(output, expect);
+}
+
+fn insecure_keeps_capabilities(lab: &Lab) {
+    let mut spec =
+        lab.spec("mkdir /m && mount -t tmpfs x /m && echo mounted; grep Seccomp: /proc/self/status");
+    spec.insecure = true;
+    let output = lab.execute(&spec).output;
+    assert!(output.starts_with("mounted\nSeccomp:"), "{output}");
+}
+
+fn mount_and_unshare_fail(lab: &Lab) {
+    let output = lab
+        .run("mkdir /m; mount -t tmpfs x /m || echo no mount; unshare -U true || echo no namespace")
+        .output;
+    assert!(output.contains("no mount\n") && output.contains("no namespace\n"), "{output}");
+    assert!(
+        output.to_lowercase().contains("operation not permitted") || output.contains("ermission denied"),
+        "{output}"
+    );
+}
+
+fn with_args(lab: &Lab, args: &[&str], prepare: impl FnOnce(&RootDir)) -> (Exit, String) {
+    let mut spec = lab.spec("");
+    spec.args = args.iter().map(OsString::from).collect();
+    prepare(&RootDir::open(&spec.upper).unwrap());
+    let outcome = lab.execute(&spec);
+    (outcome.exit, outcome.output)
+}
+
+fn not_found(lab: &Lab) {
+    let (exit, output) = with_args(lab, &["no-such"], |_| {});
+    assert_eq!(
+        (exit, output.as_str()),
+        (Exit::Code(127), "kiln: cannot run `no-such`: not found in PATH `/bin`\n")
+    );
+    assert_eq!(with_args(lab, &["/no/such"], |_| {}).0, Exit::Code(127));
+}
+
+fn write_script(root: &RootDir, name: &str, content: &str, mode: u32) {
+    root.create_file(Path::new(name), mode).unwrap().write_all(content.as_bytes()).unwrap();
+}
+
+fn not_executable(lab: &Lab) {
+    let (exit, output) =
+        with_args(lab, &["/plain"], |root| write_script(root, "plain", "#!/bin/sh\n", 0o644));
+    assert_eq!(exit, Exit::Code(126), "{output}");
+    let (exit, output) = with_args(lab, &["/text"], |root| write_script(root, "text", "hello\n", 0o755));
+    assert_eq!(exit, Exit::Code(126));
+    assert!(output.contains("#!/bin/sh"), "{output}");
+}
+
+fn missing_interpreter(lab: &Lab) {
+    let (exit, output) =
+        with_args(lab, &["/script"], |root| write_script(root, "script", "#!/usr/bin/python9 -u\n", 0o755));
+    assert_eq!(exit, Exit::Code(127));
+    assert!(output.contains("`/usr/bin/python9`, which the image lacks"), "{output}");
+    let mut spec = lab.spec("");
+    spec.lower.clear();
+    spec.args = vec![OsString::from("/true")];
+    std::fs::copy("/bin/true", spec.upper.join("true")).unwrap();
+    let output = lab.execute(&spec).output;
+    assert!(output.contains("ld-linux"), "{output}");
+}
+
+fn devices(lab: &Lab) {
+    let outcome = lab.run(
+        "echo x > /dev/null && readlink /dev/fd && test -c /dev/tty && test -c /dev/urandom && test -e /dev/pts/ptmx && \
+         stat -c %a /dev/shm && test -d /dev/mqueue && cat < /dev/stdin && echo ok",
+    );
+    assert_eq!((outcome.exit, outcome.output.as_str()), (Exit::Code(0), "/proc/self/fd\n1777\nok\n"));
+}
+
+fn limits(lab: &Lab) {
+    let mut spec = lab.spec("ulimit -n; ulimit -Hn");
+    spec.limits = vec![
+        Limit { resource: Resource::Nofile, soft: Some(100), hard: Some(200) },
+        Limit { resource: Resource::Core, soft: None, hard: None },
+    ];
+    assert_eq!(lab.execute(&spec).output, "100\n200\n");
+}
+
+fn identity(lab: &Lab) {
+    let mut spec = lab.spec("uname -n; echo $$; cat /proc/self/oom_score_adj; ls /proc/self/fd | grep -c .");
+    spec.hostname = "builder".to_owned();
+    let output = lab.execute(&spec).output;
+    // 0, 1, 2 and the listing itself: nothing of kiln leaks.
+    assert_eq!(output, "builder\n2\n500\n4\n");
+}
+
+fn working_directory(lab: &Lab) {
+    let mut spec = lab.spec("pwd; stat -c %u .");
+    spec.cwd = PathBuf::from("/work/here");
+    assert_eq!(lab.execute(&spec).output, "/work/here\n0\n");
+}
+
+fn environment_has_no_secrets(lab: &Lab) {
+    let output = lab.run("env; cat /proc/1/environ 2>/dev/null; cat /proc/1/cmdline").output;
+    assert!(!output.contains("CARGO") && !output.contains("HOME"), "{output}");
+}
+
+fn failure_names_step_and_path(lab: &Lab) {
+    let mut spec = lab.spec("true");
+    spec.lower.push(PathBuf::from("/no/such/layer"));
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let stdio = Stdio { stdout: writer.try_clone().unwrap().into(), stderr: writer.into() };
+    let error = Sandbox::spawn(&lab.isolation, &spec, stdio).unwrap_err();
+    assert_eq!(error.to_string(), "cannot open for the sandbox `/no/such/layer`: no such file or directory");
+}
+
+fn closed_store_directory(lab: &Lab) {
+    let spec = lab.spec("echo fine");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(spec.upper.parent().unwrap(), mode).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&lab.store, mode).unwrap();
+    assert_eq!(lab.execute(&spec).output, "fine\n");
+    let node = RootDir::open(&spec.upper).unwrap();
+    node.mknod(Path::new("gone"), Node::Whiteout, 0).unwrap();
+    assert_eq!(node.lstat(Path::new("gone")).unwrap().kind, Kind::CharacterDevice);
+}
+
+/// Prints what a command costs above being started plainly.
+fn overhead(lab: &Lab) {
+    let (command, name) = match static_true() {
+        Some(path) => (path, "static"),
+        None => (PathBuf::from("/bin/true"), "dynamic"),
+    };
+    std::fs::copy(&command, lab.base.join("bin/bench-true")).unwrap();
+    let median = |run: &dyn Fn()| {
+        let mut times: Vec<Duration> = (0..50)
+            .map(|_| {
+                let start = Instant::now();
+                run();
+                start.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        (times[0], times[25])
+    };
+    let (plain_min, plain) = median(&|| {
+        Command::new(&command).env_clear().status().unwrap();
+    });
+    let specs: Vec<ExecSpec> = (0..50)
+        .map(|_| {
+            let mut spec = lab.spec("");
+            spec.args = vec![OsString::from("/bin/bench-true")];
+            spec
+        })
+        .collect();
+    let next = std::cell::Cell::new(0);
+    let (boxed_min, boxed) = median(&|| {
+        let spec = &specs[next.replace(next.get() + 1)];
+        let null = || OwnedFd::from(std::fs::File::options().write(true).open("/dev/null").unwrap());
+        let stdio = Stdio { stdout: null(), stderr: null() };
+        let finished = Sandbox::spawn(&lab.isolation, spec, stdio).unwrap().wait().unwrap();
+        assert_eq!(finished.exit, Exit::Code(0));
+    });
+    println!(
+        "  overhead of a {name} `true`: plain {plain:?} (min {plain_min:?}), in the sandbox {boxed:?} (min {boxed_min:?})"
+    );
+    let _ = std::fs::remove_file(lab.base.join("bin/bench-true"));
+    let _: &Isolation = &lab.isolation;
+}

@@ -1,0 +1,247 @@
+//! Build contexts: opens what the user gave as a directory of files, and says which of them are ignored.
+//!
+//! A directory is used where it lies. An archive, from a file or from standard input, is unpacked into the
+//! store's temporary folder first, through the same reader that refuses hostile layers.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use kiln_dockerfile::ignore::Ignore;
+use kiln_oci::layer::{LayerReader, Limits};
+use rustix::process::{getegid, geteuid};
+
+use crate::error::{Error, FileContext as _, Result};
+use crate::request::{BuildRequest, ContextSource, DockerfileSource};
+use crate::snapshot::{OneId, Owner, unpack as unpack_layer};
+use crate::store::Store;
+
+/// An open build context.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// Where its files are; absent for a context without files.
+    pub(crate) dir: Option<PathBuf>,
+    /// What the user called it, for messages.
+    pub(crate) name: String,
+    /// What is left out.
+    pub(crate) ignore: Ignore,
+    /// Name of the ignore file, for messages.
+    pub(crate) ignore_file: Option<String>,
+}
+
+/// A context together with the Dockerfile that it is built by.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// The files.
+    pub(crate) context: Context,
+    /// Name of the Dockerfile, for messages.
+    pub(crate) dockerfile: String,
+    /// Its bytes.
+    pub(crate) text: Vec<u8>,
+}
+
+/// A Dockerfile larger than this is refused: it is meant to be something else.
+const MAX_DOCKERFILE: u64 = 64 << 20;
+
+/// Opens the context and reads the Dockerfile of a request.
+///
+/// # Errors
+/// When either does not exist or cannot be read, or both come from standard input.
+pub(crate) fn open(
+    request: &BuildRequest,
+    store: &Store,
+    stdin: fn() -> Box<dyn Read + Send>,
+) -> Result<Opened> {
+    if request.context == ContextSource::Stdin && request.dockerfile == DockerfileSource::Stdin {
+        return Err(Error::input("context and Dockerfile cannot both come from standard input")
+            .hint("give one of them as a file"));
+    }
+    let mut piped = None;
+    let (dir, name) = match &request.context {
+        ContextSource::Directory(dir) => {
+            let meta = fs::metadata(dir).map_err(|e| no_context(dir).because(e))?;
+            if !meta.is_dir() {
+                return Err(no_context(dir).hint("give a directory, a tar file, or `-` for standard input"));
+            }
+            (Some(dir.clone()), dir.display().to_string())
+        }
+        ContextSource::Archive(path) => {
+            let file = File::open(path).map_err(|e| no_context(path).because(e))?;
+            (Some(unpack(store, Box::new(file), &path.display().to_string())?), path.display().to_string())
+        }
+        ContextSource::Stdin => {
+            let mut input = stdin();
+            let mut head = vec![0; 512];
+            let filled = fill(&mut input, &mut head).map_err(|e| no_stdin(e))?;
+            head.truncate(filled);
+            let whole = Box::new(io::Cursor::new(head.clone()).chain(input));
+            if is_archive(&head) {
+                (Some(unpack(store, whole, "standard input")?), "standard input".to_owned())
+            } else {
+                piped = Some(read_limited(whole, "standard input")?);
+                (None, "standard input".to_owned())
+            }
+        }
+        ContextSource::Empty => (None, "empty".to_owned()),
+    };
+    let (dockerfile, text, path) = match (piped, &request.dockerfile) {
+        (Some(text), DockerfileSource::Default) => ("Dockerfile".to_owned(), text, None),
+        (Some(_), _) => {
+            return Err(Error::input("standard input is neither a tar archive nor needed as a Dockerfile")
+                .hint("leave out `-f`, or give the context as a directory"));
+        }
+        (None, DockerfileSource::Stdin) => {
+            ("Dockerfile".to_owned(), read_limited(stdin(), "standard input")?, None)
+        }
+        (None, source) => {
+            let path = find_dockerfile(source, dir.as_deref())?;
+            let file = File::open(&path).on("open", &path)?;
+            let shown =
+                dir.as_deref().and_then(|d| path.strip_prefix(d).ok()).unwrap_or(&path).display().to_string();
+            (shown.clone(), read_limited(Box::new(file), &shown)?, Some(path))
+        }
+    };
+    let context = with_ignore(dir, name, path.as_deref())?;
+    Ok(Opened { context, dockerfile, text })
+}
+
+impl Context {
+    /// Opens a directory given by name, with its own ignore file.
+    ///
+    /// # Errors
+    /// When it is no directory, or its ignore file cannot be read.
+    pub(crate) fn directory(dir: &Path, name: &str) -> Result<Self> {
+        if !dir.is_dir() {
+            return Err(Error::input(format!("context `{name}` is not a directory: `{}`", dir.display())));
+        }
+        with_ignore(Some(dir.to_owned()), name.to_owned(), None)
+    }
+}
+
+/// Finds the ignore file: `<Dockerfile>.dockerignore` wins over `.dockerignore`, and that over `.containerignore`.
+fn with_ignore(dir: Option<PathBuf>, name: String, dockerfile: Option<&Path>) -> Result<Context> {
+    let own = dockerfile.map(|d| {
+        let mut name = d.as_os_str().to_owned();
+        name.push(".dockerignore");
+        PathBuf::from(name)
+    });
+    let shared = dir.iter().flat_map(|d| [d.join(".dockerignore"), d.join(".containerignore")]);
+    for path in own.into_iter().chain(shared) {
+        let text = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e).on("read", &path),
+        };
+        let text = String::from_utf8_lossy(&text);
+        let (ignore, faults) = Ignore::parse(text.strip_prefix('\u{feff}').unwrap_or(&text));
+        let shown =
+            path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
+        if let Some(fault) = faults.into_iter().find(kiln_dockerfile::Diagnostic::is_error) {
+            let place = crate::error::Place {
+                file: shown,
+                text: text.into_owned().into(),
+                span: fault.span.start..fault.span.end,
+            };
+            return Err(Error::input(fault.message).at(Some(place)));
+        }
+        return Ok(Context { dir, name, ignore, ignore_file: Some(shown) });
+    }
+    Ok(Context { dir, name, ignore: Ignore::parse("").0, ignore_file: None })
+}
+
+fn find_dockerfile(source: &DockerfileSource, dir: Option<&Path>) -> Result<PathBuf> {
+    let missing = |name: &str| {
+        let place = dir.map_or_else(
+            || "there is no context to look into".to_owned(),
+            |d| format!("looked in `{}`", d.display()),
+        );
+        Error::input(format!("no Dockerfile: `{name}` does not exist"))
+            .because(io::Error::new(io::ErrorKind::NotFound, place))
+    };
+    match source {
+        DockerfileSource::File(path) => {
+            let in_context = dir.map(|d| d.join(path)).filter(|_| path.is_relative());
+            [Some(path.clone()), in_context]
+                .into_iter()
+                .flatten()
+                .find(|p| p.is_file())
+                .ok_or_else(|| missing(&path.display().to_string()).hint("name it with `-f FILE`"))
+        }
+        DockerfileSource::Default | DockerfileSource::Stdin => ["Dockerfile", "dockerfile", "Containerfile"]
+            .iter()
+            .filter_map(|name| dir.map(|d| d.join(name)))
+            .find(|p| p.is_file())
+            .ok_or_else(|| {
+                missing("Dockerfile").hint("name it with `-f FILE`, or give the directory that holds it")
+            }),
+    }
+}
+
+fn no_context(path: &Path) -> Error {
+    Error::input(format!("cannot use `{}` as a build context", path.display()))
+}
+
+fn no_stdin(error: io::Error) -> Error {
+    Error::input("cannot read the build context from standard input").because(error)
+}
+
+fn fill(input: &mut dyn Read, buf: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buf.len() {
+        match input.read(&mut buf[filled..])? {
+            0 => break,
+            n => filled += n,
+        }
+    }
+    Ok(filled)
+}
+
+/// Tells an archive, plain or compressed, from a Dockerfile by its first bytes.
+pub(crate) fn is_archive(head: &[u8]) -> bool {
+    let compressed: [&[u8]; 4] =
+        [&[0x1f, 0x8b], &[0x28, 0xb5, 0x2f, 0xfd], b"BZh", &[0xfd, b'7', b'z', b'X', b'Z', 0]];
+    compressed.iter().any(|magic| head.starts_with(magic)) || head.get(257..262) == Some(b"ustar")
+}
+
+fn read_limited(input: Box<dyn Read + Send>, name: &str) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    input
+        .take(MAX_DOCKERFILE + 1)
+        .read_to_end(&mut text)
+        .map_err(|e| Error::input(format!("cannot read the Dockerfile from {name}")).because(e))?;
+    if text.len() as u64 > MAX_DOCKERFILE {
+        return Err(Error::input(format!(
+            "the Dockerfile from {name} is larger than {} MiB",
+            MAX_DOCKERFILE >> 20
+        )));
+    }
+    Ok(text)
+}
+
+/// Unpacks a context archive; owners and times do not matter in a context, so files belong to whoever builds.
+fn unpack(store: &Store, input: Box<dyn Read + Send>, name: &str) -> Result<PathBuf> {
+    let failed = |e: Box<dyn std::error::Error + Send + Sync>| {
+        Error::input(format!("cannot unpack the build context from {name}")).because(e)
+    };
+    let dir = store.tmp_path();
+    fs::create_dir(&dir).on("create", &dir)?;
+    let reader = LayerReader::new(input, Limits::default()).map_err(|e| failed(e.into()))?;
+    let me = Owner { uid: geteuid().as_raw(), gid: getegid().as_raw() };
+    unpack_layer(reader, &dir, &OneId(me)).map_err(|e| failed(e.into()))?;
+    Ok(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archives_are_told_from_dockerfiles() {
+        let mut tar = vec![0; 512];
+        tar[257..262].copy_from_slice(b"ustar");
+        assert!(is_archive(&tar));
+        assert!(is_archive(&[0x1f, 0x8b, 8]));
+        assert!(!is_archive(b"FROM scratch\n"));
+        assert!(!is_archive(b""));
+    }
+}

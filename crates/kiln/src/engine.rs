@@ -1,0 +1,332 @@
+//! What every room below works with, and the two ways in which a lazy layer becomes real: its blob is fetched,
+//! its files are unpacked.
+
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kiln_oci::layer::{Compression, LayerReader, Limits};
+use kiln_oci::{Descriptor, Verifier};
+use kiln_remote::Client;
+use kiln_sandbox::Ids as Scheme;
+use kiln_sandbox::Isolation;
+
+use crate::cancel::Cancel;
+use crate::error::{Error, Result};
+use crate::progress::{Event, Sink};
+use crate::rootfs::{Layer, Origin};
+use crate::snapshot::{Ids, Owner};
+use crate::store::{Growing, Store};
+
+/// A base layer may unpack to this many bytes; more is called a bomb.
+const MAX_UNPACKED: u64 = 256 << 30;
+
+/// Everything that the steps of one build share.
+pub(crate) struct Engine {
+    pub(crate) store: Store,
+    pub(crate) client: Client,
+    pub(crate) sink: Sink,
+    pub(crate) cancel: Cancel,
+    pub(crate) isolation: Isolation,
+    pub(crate) compression: Compression,
+    pub(crate) workers: usize,
+    pub(crate) epoch: i64,
+    pub(crate) resolv_conf: Vec<u8>,
+    pub(crate) hosts: Vec<u8>,
+}
+
+/// Owners on disk as the isolation of this build keeps them.
+#[derive(Debug, Clone)]
+pub(crate) struct DiskIds(Isolation);
+
+impl Ids for DiskIds {
+    fn to_disk(&self, container: Owner) -> Option<Owner> {
+        let known = match self.0.ids {
+            Scheme::Idmapped { .. } | Scheme::Natural => true,
+            Scheme::Nested { count } => container.uid < count && container.gid < count,
+            Scheme::Single | Scheme::Owner(_) => container == Owner::default(),
+        };
+        known.then(|| Owner { uid: self.0.disk_id(container.uid), gid: self.0.disk_id(container.gid) })
+    }
+
+    fn to_container(&self, disk: Owner) -> Option<Owner> {
+        Some(Owner { uid: self.0.container_id(disk.uid), gid: self.0.container_id(disk.gid) })
+    }
+}
+
+impl Engine {
+    /// Returns the name of the set of snapshots whose owners this build understands.
+    pub(crate) fn scheme(&self) -> &'static str {
+        match self.isolation.ids {
+            Scheme::Idmapped { .. } | Scheme::Natural => "natural",
+            Scheme::Nested { .. } => "nested",
+            Scheme::Single | Scheme::Owner(_) => "single",
+        }
+    }
+
+    /// Returns how owners are kept on disk.
+    pub(crate) fn ids(&self) -> DiskIds {
+        DiskIds(self.isolation.clone())
+    }
+
+    /// Fails with cause and remedy when no command can be run here.
+    pub(crate) fn require_sandbox(&self) -> Result<()> {
+        self.isolation.ensure_runnable().map_err(|e| sandbox_error("RUN cannot be isolated here", e))
+    }
+
+    /// Returns the blob of `layer` in the store, fetching it if it is elsewhere.
+    pub(crate) fn blob(&self, layer: &Layer) -> Result<Descriptor> {
+        let packed = layer.packed.wait()?;
+        if self.store.has(&packed.descriptor) {
+            return Ok(packed.descriptor);
+        }
+        self.fetch(layer, &packed.descriptor)?;
+        Ok(packed.descriptor)
+    }
+
+    fn fetch(&self, layer: &Layer, descriptor: &Descriptor) -> Result<()> {
+        // Two stages, or two processes, may want the same layer: the second waits and finds it.
+        let _lock = self.store.lock(&format!("blob-{}", descriptor.digest.hex()))?;
+        if self.store.has(descriptor) {
+            return Ok(());
+        }
+        let mut source = self.open_remote(layer, descriptor)?;
+        let mut writer = self.store.writer()?;
+        let copied = self.copy(&mut source, &mut writer);
+        copied.map_err(|e| Error::from_io(format!("cannot fetch layer {}", descriptor.digest), e))?;
+        writer.finish(descriptor)
+    }
+
+    fn copy(&self, source: &mut dyn Read, writer: &mut dyn io::Write) -> io::Result<()> {
+        let mut buf = vec![0; 128 << 10];
+        loop {
+            if self.cancel.is_cancelled() {
+                return Err(io::Error::other("the build was stopped"));
+            }
+            match source.read(&mut buf) {
+                Ok(0) => return writer.flush(),
+                Ok(n) => writer.write_all(&buf[..n])?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Opens the content of a layer that is not in the store; what it gives is checked against the descriptor.
+    fn open_remote(&self, layer: &Layer, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>> {
+        match &layer.origin {
+            Origin::Registry(reference) => {
+                let transfer = Transfer::new(
+                    &self.sink,
+                    format!("pull {}", descriptor.digest.short()),
+                    Some(descriptor.size),
+                );
+                let observer = transfer.observer();
+                let reader = self.client.blob(reference, descriptor, Some(observer))?;
+                Ok(Box::new(Finishing { reader, transfer: Some(transfer) }))
+            }
+            Origin::Layout(dir) => {
+                let path =
+                    dir.join("blobs").join(descriptor.digest.algorithm()).join(descriptor.digest.hex());
+                let file = std::fs::File::open(&path).map_err(|e| {
+                    Error::input(format!("the layout `{}` lacks layer {}", dir.display(), descriptor.digest))
+                        .because(e)
+                })?;
+                Ok(Box::new(Verifier::new(file, descriptor.digest.clone(), descriptor.size)))
+            }
+            Origin::Store => {
+                Err(Error::environment(format!("layer {} is gone from the store", descriptor.digest))
+                    .hint("build again with `--no-cache`"))
+            }
+        }
+    }
+
+    /// Returns the directory with the files of `layer`, unpacking it if nobody has.
+    pub(crate) fn files(&self, layer: &Layer) -> Result<PathBuf> {
+        let mut slot = layer.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(dir) = slot.as_ref() {
+            return Ok(dir.clone());
+        }
+        let dir = self.unpack(layer)?;
+        *slot = Some(dir.clone());
+        Ok(dir)
+    }
+
+    fn unpack(&self, layer: &Layer) -> Result<PathBuf> {
+        if let Some(packed) = layer.packed.peek()
+            && let Some(dir) = self.store.snapshot(self.scheme(), packed.diff_id.hex())
+        {
+            return Ok(dir);
+        }
+        if let (Some(growing), None) = (layer.growing(), layer.packed.peek()) {
+            // Still being packed: read along.
+            let pending = self.store.begin_snapshot()?;
+            self.unpack_into(Box::new(growing.reader(0)), &pending.fs(), "the new layer")?;
+            let packed = layer.packed.wait()?;
+            return pending.commit(self.scheme(), packed.diff_id.hex());
+        }
+        let packed = layer.packed.wait()?;
+        let id = packed.diff_id.hex();
+        let _lock = self.store.lock(&format!("layer-{}-{id}", self.scheme()))?;
+        if let Some(dir) = self.store.snapshot(self.scheme(), id) {
+            return Ok(dir);
+        }
+        let name = format!("layer {}", packed.descriptor.digest.short());
+        let pending = self.store.begin_snapshot()?;
+        let found = if self.store.has(&packed.descriptor) {
+            self.unpack_into(Box::new(self.store.open_blob(&packed.descriptor)?), &pending.fs(), &name)?
+        } else {
+            self.fetch_and_unpack(layer, &packed.descriptor, &pending.fs(), &name)?
+        };
+        if found != packed.diff_id {
+            return Err(Error::input(format!(
+                "{name} unpacks to {found}, its image says {}",
+                packed.diff_id
+            ))
+            .hint("the image is damaged or was tampered with; pull it from its source again"));
+        }
+        pending.commit(self.scheme(), id)
+    }
+
+    /// Downloads and unpacks at once: the unpacker follows the blob as it grows.
+    fn fetch_and_unpack(
+        &self,
+        layer: &Layer,
+        descriptor: &Descriptor,
+        dir: &std::path::Path,
+        name: &str,
+    ) -> Result<kiln_oci::Digest> {
+        let mut source = self.open_remote(layer, descriptor)?;
+        let mut writer = self.store.writer()?;
+        let growing: Arc<Growing> = writer.blob();
+        std::thread::scope(|scope| {
+            let fetch = scope.spawn(move || -> Result<()> {
+                match self.copy(&mut source, &mut writer) {
+                    Ok(()) => writer.finish(descriptor),
+                    Err(e) => {
+                        let error = Error::from_io(format!("cannot fetch layer {}", descriptor.digest), e);
+                        writer.fail(&error.to_string());
+                        Err(error)
+                    }
+                }
+            });
+            let unpacked = self.unpack_into(Box::new(growing.reader(0)), dir, name);
+            // If the download failed, that is the cause of whatever the unpacker says.
+            fetch.join().map_err(|_| Error::internal("the download thread panicked"))??;
+            unpacked
+        })
+    }
+
+    fn unpack_into(
+        &self,
+        source: Box<dyn Read + Send>,
+        dir: &std::path::Path,
+        name: &str,
+    ) -> Result<kiln_oci::Digest> {
+        let limits = Limits { max_unpacked: MAX_UNPACKED, ..Limits::default() };
+        let failed = |e: Error| e.within(format!("cannot unpack {name}"));
+        let reader = LayerReader::threaded(source, limits)
+            .map_err(|e| Error::input(format!("cannot read {name}")).because(e))?;
+        let unpacked = crate::snapshot::unpack(reader, dir, &self.ids()).map_err(|e| failed(e.into()))?;
+        self.cancel.check()?;
+        Ok(unpacked.diff_id)
+    }
+
+    /// Returns the directories of `layers`, topmost first, unpacking several at once.
+    pub(crate) fn all_files(&self, layers: &[Arc<Layer>]) -> Result<Vec<PathBuf>> {
+        let mut found: Vec<Option<Result<PathBuf>>> = Vec::new();
+        found.resize_with(layers.len(), || None);
+        let next = Mutex::new(found.iter_mut().zip(layers));
+        std::thread::scope(|scope| {
+            let work = || {
+                loop {
+                    let job = next.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some((slot, layer)) = job else { return };
+                    *slot = Some(self.files(layer));
+                }
+            };
+            for _ in 1..layers.len().min(self.workers + 1) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        found
+            .into_iter()
+            .rev()
+            .map(|f| f.unwrap_or_else(|| Err(Error::internal("a layer was not unpacked"))))
+            .collect()
+    }
+}
+
+/// Wraps a failure of the sandbox.
+pub(crate) fn sandbox_error(what: impl Into<String>, error: kiln_sandbox::Error) -> Error {
+    let hint = error.hint.clone();
+    let mut out = Error::environment(what).because(error);
+    out.hints.extend(hint);
+    out
+}
+
+impl Error {
+    /// Wraps an I/O error; one that carries a failure of a registry keeps its kind and its hints.
+    pub(crate) fn from_io(what: impl Into<String>, error: io::Error) -> Self {
+        match kiln_remote::Error::of(&error) {
+            Some(remote) => Self::from(remote.clone()).within(what),
+            None => Self::input(what).because(error),
+        }
+    }
+}
+
+/// Reports the bytes of one transfer, at most ten times a second.
+pub(crate) struct Transfer {
+    sink: Sink,
+    name: String,
+    total: Option<u64>,
+    seen: Arc<AtomicU64>,
+}
+
+impl Transfer {
+    pub(crate) fn new(sink: &Sink, name: String, total: Option<u64>) -> Self {
+        sink.event(Event::Transfer { name: name.clone(), bytes: 0, total, done: false });
+        Self { sink: Arc::clone(sink), name, total, seen: Arc::default() }
+    }
+
+    pub(crate) fn observer(&self) -> kiln_remote::Observer {
+        let (sink, name, total, seen) =
+            (Arc::clone(&self.sink), self.name.clone(), self.total, Arc::clone(&self.seen));
+        let last = Mutex::new(std::time::Instant::now());
+        Arc::new(move |bytes| {
+            seen.store(bytes, Ordering::Relaxed);
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.elapsed().as_millis() >= 100 {
+                *last = std::time::Instant::now();
+                sink.event(Event::Transfer { name: name.clone(), bytes, total, done: false });
+            }
+        })
+    }
+
+    pub(crate) fn done(self) {
+        let bytes = self.seen.load(Ordering::Relaxed);
+        let (name, total) = (self.name.clone(), self.total);
+        self.sink.event(Event::Transfer { name, bytes, total, done: true });
+    }
+}
+
+/// Ends the report of a transfer with the content.
+struct Finishing<R> {
+    reader: R,
+    transfer: Option<Transfer>,
+}
+
+impl<R: Read> Read for Finishing<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.reader.read(buf)?;
+        if n == 0
+            && !buf.is_empty()
+            && let Some(transfer) = self.transfer.take()
+        {
+            transfer.done();
+        }
+        Ok(n)
+    }
+}

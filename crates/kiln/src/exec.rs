@@ -1,0 +1,213 @@
+//! RUN: one command in the sandbox, its output as it comes, and the difference it made as a layer.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io::{self, PipeReader, Read as _};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use kiln_sandbox::{ExecSpec, Exit, Mount, MountKind, ResolvedUser, Sandbox, Stdio};
+
+use crate::engine::{Engine, sandbox_error};
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::{Accounts, Tree};
+use crate::graph::{ExecOp, Network};
+use crate::progress::{Event, StepId, Stream};
+use crate::store::PendingSnapshot;
+
+/// Lines of output that the error of a failed step repeats.
+const TAIL: usize = 20;
+
+/// The host name that a command sees, as in BuildKit.
+const HOSTNAME: &str = "buildkitsandbox";
+
+/// Runs `op` over the layer directories `lower` (topmost first); what it changes is in `pending`.
+///
+/// Returns the paths that exist in the layer only because something was mounted there.
+pub(crate) fn run(
+    engine: &Engine,
+    op: &ExecOp,
+    step: StepId,
+    lower: Vec<PathBuf>,
+    tree: &dyn Tree,
+    pending: &PendingSnapshot,
+) -> Result<Vec<PathBuf>> {
+    engine.require_sandbox()?;
+    let account = Accounts::read(tree)?.process(&op.user)?;
+    let mut env: Vec<(String, String)> = op.env.clone();
+    env.extend(op.hidden_env.iter().cloned());
+    if !env.iter().any(|(name, _)| name == "HOME") {
+        env.push(("HOME".to_owned(), account.home.clone()));
+    }
+    let mounts = op.scripts.iter().map(|(path, content)| Mount {
+        target: PathBuf::from(path),
+        kind: MountKind::File { content: content.clone().into_bytes(), mode: 0o755, uid: 0, gid: 0 },
+    });
+    let spec = ExecSpec {
+        lower,
+        upper: pending.fs(),
+        work: pending.work(),
+        args: op.args.iter().map(OsString::from).collect(),
+        env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        cwd: PathBuf::from(&op.cwd),
+        user: ResolvedUser { uid: account.uid, gid: account.gid, groups: account.groups },
+        hostname: HOSTNAME.to_owned(),
+        network: match op.network {
+            Network::Host => kiln_sandbox::Network::Host,
+            Network::None => kiln_sandbox::Network::None,
+        },
+        mounts: mounts.collect(),
+        readonly_files: vec![
+            (PathBuf::from("/etc/resolv.conf"), engine.resolv_conf.clone()),
+            (PathBuf::from("/etc/hosts"), engine.hosts.clone()),
+        ],
+        ..ExecSpec::default()
+    };
+    let pipe = |e: io::Error| Error::environment("cannot make a pipe for the output of RUN").because(e);
+    let (stdout, stdout_end) = io::pipe().map_err(pipe)?;
+    let (stderr, stderr_end) = io::pipe().map_err(pipe)?;
+    let stdio = Stdio { stdout: stdout_end.into(), stderr: stderr_end.into() };
+    let running = Sandbox::spawn(&engine.isolation, &spec, stdio)
+        .map_err(|e| sandbox_error("cannot set up the sandbox for RUN", e))?;
+    let killer = running.killer();
+    engine.cancel.on_cancel(move || killer.kill());
+    let tail = Mutex::new(Tail::default());
+    let finished = std::thread::scope(|scope| {
+        scope.spawn(|| pump(engine, step, Stream::Stdout, stdout, &tail));
+        scope.spawn(|| pump(engine, step, Stream::Stderr, stderr, &tail));
+        running.wait()
+    });
+    engine.cancel.check()?;
+    let finished = finished.map_err(|e| sandbox_error("the sandbox of RUN failed", e))?;
+    let tail = tail.into_inner().unwrap_or_else(PoisonError::into_inner).lines();
+    match finished.exit {
+        Exit::Code(0) => Ok(finished.stubs),
+        Exit::Code(code) => Err(failed(op, code, format!("exit code {code}"), tail)),
+        Exit::Signal(signal) => Err(failed(op, 128 + signal, format!("signal {signal}"), tail)),
+    }
+}
+
+fn failed(op: &ExecOp, code: i32, how: String, tail: Vec<String>) -> Error {
+    let mut error = Error::new(ErrorKind::Step(code), format!("RUN failed with {how}"));
+    let program = op.args.first().map_or("", String::as_str);
+    let hint = match code {
+        126 => Some(format!(
+            "`{program}` or what it calls is not executable: check its mode and its interpreter"
+        )),
+        127 => Some(
+            "a command was not found in the image: install it in an earlier RUN, or check PATH".to_owned(),
+        ),
+        137 => Some("the command was killed (signal 9), often because memory ran out".to_owned()),
+        139 => {
+            Some("the command crashed (signal 11), often because it is for another architecture".to_owned())
+        }
+        _ => None,
+    };
+    error.hints.extend(hint);
+    error.tail = tail;
+    error
+}
+
+/// Passes output on as it comes.
+fn pump(engine: &Engine, step: StepId, stream: Stream, mut pipe: PipeReader, tail: &Mutex<Tail>) {
+    let mut buf = vec![0; 32 << 10];
+    let mut rest: Vec<u8> = Vec::new();
+    loop {
+        let n = match pipe.read(&mut buf) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => break,
+        };
+        rest.extend_from_slice(&buf[..n]);
+        // A character may be cut in two by the pipe; its beginning waits for its end.
+        let text = take_text(&mut rest);
+        if !text.is_empty() {
+            tail.lock().unwrap_or_else(PoisonError::into_inner).add(&text);
+            engine.sink.event(Event::Output { id: step, stream, text });
+        }
+    }
+    if !rest.is_empty() {
+        let text = String::from_utf8_lossy(&rest).into_owned();
+        tail.lock().unwrap_or_else(PoisonError::into_inner).add(&text);
+        engine.sink.event(Event::Output { id: step, stream, text });
+    }
+}
+
+fn take_text(bytes: &mut Vec<u8>) -> String {
+    let mut text = String::new();
+    let mut used = 0;
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        used += chunk.valid().len();
+        let invalid = chunk.invalid();
+        if !invalid.is_empty() {
+            let at_end = used + invalid.len() == bytes.len() && invalid.len() < 4;
+            if at_end {
+                break;
+            }
+            text.push(char::REPLACEMENT_CHARACTER);
+            used += invalid.len();
+        }
+    }
+    bytes.drain(..used);
+    text
+}
+
+/// The last lines of a step's output.
+#[derive(Default)]
+struct Tail {
+    lines: VecDeque<String>,
+    partial: String,
+}
+
+impl Tail {
+    /// A line without an end must not fill the memory.
+    const LONGEST: usize = 4096;
+
+    fn add(&mut self, text: &str) {
+        for piece in text.split_inclusive('\n') {
+            let room = Self::LONGEST.saturating_sub(self.partial.len());
+            self.partial.extend(piece.trim_end_matches('\n').chars().take(room));
+            if piece.ends_with('\n') {
+                self.lines.push_back(std::mem::take(&mut self.partial));
+                if self.lines.len() > TAIL {
+                    self.lines.pop_front();
+                }
+            }
+        }
+    }
+
+    fn lines(mut self) -> Vec<String> {
+        if !self.partial.is_empty() {
+            self.lines.push_back(self.partial);
+        }
+        self.lines.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_cut_at_characters() {
+        let mut bytes = b"a\xc3".to_vec();
+        assert_eq!(take_text(&mut bytes), "a");
+        bytes.extend_from_slice(b"\xa4b\xffc");
+        assert_eq!(take_text(&mut bytes), "\u{e4}b\u{fffd}c");
+        assert!(bytes.is_empty());
+    }
+
+    #[test]
+    fn the_tail_keeps_the_last_lines() {
+        let mut tail = Tail::default();
+        for i in 0..30 {
+            tail.add(&format!("line {i}\n"));
+        }
+        tail.add("end");
+        let lines = tail.lines();
+        assert_eq!(lines.first().unwrap(), "line 10");
+        assert_eq!(lines.last().unwrap(), "end");
+    }
+}

@@ -1,0 +1,154 @@
+//! What a destination already holds, as exactly as the build needs to know it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kiln_oci::layer::{Entry, EntryPath, Kind, LayerReader, Whiteout};
+
+use super::assume::{Assumptions, Known};
+use super::tree::{Node, Tree};
+use crate::error::{Error, Result};
+
+/// The destination of file operations.
+pub(crate) enum Destination {
+    /// The files are on disk.
+    Exact(Arc<dyn Tree>),
+    /// The base is left where it is; new layers are known by their entries.
+    Lazy {
+        /// New layers, topmost first.
+        layers: Vec<Arc<LayerIndex>>,
+        /// What the base's documents say; absent when there is no base.
+        base: Option<Assumptions>,
+        /// Set once a question was asked that only the files of the base can answer.
+        unknown: AtomicBool,
+    },
+}
+
+impl Destination {
+    /// Returns a destination without looking at the base.
+    pub(crate) fn lazy(layers: Vec<Arc<LayerIndex>>, base: Option<Assumptions>) -> Self {
+        Self::Lazy { layers, base, unknown: AtomicBool::new(false) }
+    }
+
+    /// Tells whether an answer was guessed because the base would have to be looked at; then ask again with files.
+    pub(crate) fn needs_files(&self) -> bool {
+        match self {
+            Self::Exact(_) => false,
+            Self::Lazy { unknown, .. } => unknown.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Says that the files of the base have to be looked at, if there is a base and nobody has.
+    pub(crate) fn require_files(&self) {
+        if let Self::Lazy { unknown, base: Some(_), .. } = self {
+            unknown.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells whether a directory is known only because every base has it, so that nothing is known of its content.
+    pub(crate) fn is_assumed(&self, path: &EntryPath) -> bool {
+        match self {
+            Self::Exact(_) => false,
+            Self::Lazy { layers, base, .. } => {
+                let base_has = base.as_ref().is_some_and(|b| matches!(b.know(path), Known::Directory(_)));
+                base_has && !layers.iter().any(|l| l.opaque.contains_key(path))
+            }
+        }
+    }
+}
+
+impl Tree for Destination {
+    fn stat(&self, path: &EntryPath) -> Result<Option<Node>> {
+        let (layers, base, unknown) = match self {
+            Self::Exact(tree) => return tree.stat(path),
+            Self::Lazy { layers, base, unknown } => (layers, base, unknown),
+        };
+        for layer in layers {
+            match layer.get(path) {
+                Hit::Entry(entry) => return Ok(Some(Node { entry, link: None })),
+                Hit::Gone => return Ok(None),
+                Hit::NotHere => {}
+            }
+        }
+        match base.as_ref().map(|b| b.know(path)) {
+            None | Some(Known::Absent) => Ok(None),
+            Some(Known::Directory(entry)) => Ok(Some(Node { entry, link: None })),
+            Some(Known::No) => {
+                unknown.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
+        }
+    }
+
+    fn list(&self, dir: &EntryPath) -> Result<Vec<Vec<u8>>> {
+        match self {
+            Self::Exact(tree) => tree.list(dir),
+            Self::Lazy { .. } => Err(Error::internal("a destination without files was listed")),
+        }
+    }
+
+    fn open(&self, path: &EntryPath) -> Result<File> {
+        match self {
+            Self::Exact(tree) => tree.open(path),
+            Self::Lazy { .. } => Err(Error::internal("a file of a destination without files was opened")),
+        }
+    }
+}
+
+/// The entries of one layer, without their contents.
+#[derive(Debug, Default)]
+pub(crate) struct LayerIndex {
+    entries: BTreeMap<EntryPath, Entry>,
+    removed: BTreeMap<EntryPath, ()>,
+    opaque: BTreeMap<EntryPath, ()>,
+}
+
+enum Hit {
+    Entry(Entry),
+    Gone,
+    NotHere,
+}
+
+impl LayerIndex {
+    /// Reads the entries of a layer.
+    pub(crate) fn read<R: Read>(
+        mut reader: LayerReader<R>,
+    ) -> std::result::Result<Self, kiln_oci::layer::Error> {
+        let mut index = Self::default();
+        while let Some((entry, _)) = reader.next()? {
+            match entry.path.whiteout() {
+                Ok(Some(Whiteout::Remove(path))) => drop(index.removed.insert(path, ())),
+                Ok(Some(Whiteout::Opaque(path))) => drop(index.opaque.insert(path, ())),
+                Ok(Some(Whiteout::Metadata)) | Err(_) => {}
+                Ok(None) => drop(index.entries.insert(entry.path.clone(), entry)),
+            }
+        }
+        Ok(index)
+    }
+
+    fn get(&self, path: &EntryPath) -> Hit {
+        if let Some(entry) = self.entries.get(path) {
+            let mut entry = entry.clone();
+            // What a hard link names does not matter to a destination, only that it is no directory.
+            if matches!(entry.kind, Kind::HardLink { .. }) {
+                entry.kind = Kind::File { size: 0 };
+            }
+            return Hit::Entry(entry);
+        }
+        if self.removed.contains_key(path) {
+            return Hit::Gone;
+        }
+        let mut at = path.parent();
+        while let Some(dir) = at {
+            let covered = self.entries.get(&dir).is_some_and(|e| e.kind != Kind::Directory);
+            if covered || self.removed.contains_key(&dir) || self.opaque.contains_key(&dir) {
+                return Hit::Gone;
+            }
+            at = dir.parent();
+        }
+        Hit::NotHere
+    }
+}

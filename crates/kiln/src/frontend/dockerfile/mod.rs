@@ -1,0 +1,113 @@
+//! The Dockerfile frontend: syntax tree in, plan out.
+//!
+//! [`Source::parse`] reads the file, [`lower`] is a pure function of request, tree and pins. It does not fetch: a
+//! base image that it has no [`Pins`] for comes back as [`Lowered::Wanted`], the caller resolves it and asks
+//! again. That is the only loop in a build, and it ends because every round names images not named before.
+
+mod lower;
+mod run;
+mod stage;
+mod vars;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kiln_dockerfile::{Diagnostic, Dockerfile, Span};
+use kiln_oci::Platform;
+
+use crate::error::{Error, Place, Result};
+use crate::graph::{BaseImage, Plan};
+use crate::progress::{Event, Sink};
+
+pub use lower::lower;
+
+/// A Dockerfile that was read without an error.
+#[derive(Debug)]
+pub struct Source {
+    /// Name as the user gave it.
+    pub name: String,
+    /// The text.
+    pub text: Arc<str>,
+    /// The tree.
+    pub tree: Dockerfile,
+}
+
+impl Source {
+    /// Parses `bytes`; warnings go to `sink`.
+    ///
+    /// # Errors
+    /// When the file is not a Dockerfile; every fault of the file is reported, not only the first.
+    pub fn parse(name: &str, bytes: &[u8], sink: &Sink) -> Result<Self> {
+        let (tree, diagnostics) = kiln_dockerfile::parse_bytes(bytes);
+        let text: Arc<str> = String::from_utf8_lossy(bytes).into();
+        let source = Self { name: name.to_owned(), text, tree };
+        let mut errors = Vec::new();
+        for diagnostic in diagnostics {
+            if diagnostic.is_error() {
+                errors.push(source.error(diagnostic));
+                continue;
+            }
+            let (line, _) = source.place(diagnostic.span).line_column();
+            let help = diagnostic.help.map(|h| format!(" ({h})")).unwrap_or_default();
+            let text = format!("{}{help}", diagnostic.message);
+            sink.event(Event::Warning { text, place: Some(format!("{name}:{line}")) });
+        }
+        if errors.is_empty() {
+            return Ok(source);
+        }
+        let mut first = errors.remove(0);
+        first.also = errors;
+        Err(first)
+    }
+
+    pub(super) fn error(&self, diagnostic: Diagnostic) -> Error {
+        let mut error = Error::input(diagnostic.message).at(Some(self.place(diagnostic.span)));
+        error.hints.extend(diagnostic.help);
+        error
+    }
+
+    /// Returns the place of `span`.
+    #[must_use]
+    pub fn place(&self, span: Span) -> Place {
+        Place { file: self.name.clone(), text: Arc::clone(&self.text), span: span.start..span.end }
+    }
+}
+
+/// A name that a build needs resolved.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// As written, variables replaced.
+    pub name: String,
+    /// For which platform.
+    pub platform: Platform,
+    /// Where it is asked for.
+    pub place: Option<Place>,
+}
+
+/// What a name stands for.
+#[derive(Debug, Clone)]
+pub enum Pin {
+    /// An image.
+    Image(Box<BaseImage>),
+    /// A directory of files, given by `--build-context`.
+    Directory(PathBuf),
+}
+
+/// Everything that names stand for in this build: the lock.
+pub type Pins = BTreeMap<(String, String), Pin>;
+
+/// The key of a name in [`Pins`].
+#[must_use]
+pub fn pin_key(name: &str, platform: &Platform) -> (String, String) {
+    (name.to_owned(), platform.to_string())
+}
+
+/// What lowering gives.
+#[derive(Debug)]
+pub enum Lowered {
+    /// The plan.
+    Plan(Plan),
+    /// Names that have to be resolved first.
+    Wanted(Vec<Wanted>),
+}

@@ -1,0 +1,85 @@
+//! RUN: what is executed, with which environment.
+
+use std::collections::BTreeMap;
+
+use kiln_dockerfile::Statement;
+use kiln_dockerfile::instruction::{Network as Asked, Run, RunScript, Security};
+
+use super::lower::{DEFAULT_PATH, Lowering};
+use super::stage::{StageState, hidden_proxies, unsupported};
+use crate::error::{Place, Result};
+use crate::graph::{ExecOp, Network, Op};
+
+/// Where the scripts of heredocs lie while they run.
+const SCRIPTS: &str = "/dev/pipes";
+
+/// Adds the vertex of a RUN.
+pub(super) fn run(
+    lowering: &mut Lowering<'_>,
+    state: &mut StageState,
+    statement: &Statement,
+    run: &Run,
+    place: &Place,
+) -> Result<()> {
+    if let Some(mount) = run.mounts.first() {
+        return Err(unsupported("RUN --mount", &lowering.source.place(mount.span)));
+    }
+    if let Some(device) = run.devices.first() {
+        return Err(unsupported("RUN --device", &lowering.source.place(device.span)));
+    }
+    if let Some(security) = run.security.as_ref().filter(|s| s.value == Security::Insecure) {
+        return Err(unsupported("RUN --security=insecure", &lowering.source.place(security.span)));
+    }
+    let network = match run.network.as_ref().map(|n| n.value) {
+        Some(Asked::None) => Network::None,
+        Some(Asked::Default | Asked::Host) | None => Network::Host,
+    };
+    let mut scripts = BTreeMap::new();
+    let shell = |text: String| {
+        let mut args = state.shell();
+        args.push(text);
+        args
+    };
+    let args = match run.script() {
+        RunScript::Exec(words) => words.iter().map(|w| w.value.clone()).collect(),
+        RunScript::Shell(text) => shell(text.to_owned()),
+        RunScript::Body(text) | RunScript::Rebuilt(text) => shell(text),
+        RunScript::File { name, body } => {
+            let path = format!("{SCRIPTS}/{name}");
+            scripts.insert(path.clone(), body);
+            shell(path)
+        }
+    };
+    let mut env = state.vars.pairs().to_vec();
+    if state.vars.get("PATH").is_none() {
+        env.push(("PATH".to_owned(), DEFAULT_PATH.to_owned()));
+    }
+    let cwd = match state.config.config.working_dir.as_str() {
+        "" => "/".to_owned(),
+        dir => dir.to_owned(),
+    };
+    let hidden_env = hidden_proxies(lowering, state);
+    let history = history(state, &args);
+    let user = state.config.config.user.clone();
+    let op = Op::Exec(ExecOp { args, env, hidden_env, cwd, user, network, scripts });
+    let title = state.title(&statement.original);
+    let vertex = lowering.vertex(op, Some(state.vertex), title, Some(place.clone()));
+    state.vertex = vertex;
+    state.history.push((history, Some(vertex)));
+    Ok(())
+}
+
+/// Returns the history of a RUN in Docker's form: `RUN |1 A=b /bin/sh -c make`.
+fn history(state: &StageState, args: &[String]) -> String {
+    let declared: Vec<String> = state
+        .args
+        .iter()
+        .filter_map(|name| state.vars.get(name).map(|value| format!("{name}={value}")))
+        .collect();
+    let prefix = if declared.is_empty() {
+        String::new()
+    } else {
+        format!("|{} {} ", declared.len(), declared.join(" "))
+    };
+    format!("RUN {prefix}{}", args.join(" "))
+}

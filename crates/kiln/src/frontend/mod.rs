@@ -1,0 +1,3 @@
+//! From what a user wrote to a plan.
+
+pub mod dockerfile;

@@ -1,0 +1,237 @@
+//! What a build will do, as data: operations in a graph, and the image that comes out.
+//!
+//! A frontend makes a [`Plan`]; nothing in this room has an effect. [`Meta`] is for people and never enters a
+//! cache key.
+
+use std::collections::BTreeMap;
+
+use kiln_oci::{Descriptor, Digest, ImageConfig, Platform, Reference};
+use serde::Serialize;
+
+use crate::error::Place;
+use crate::rootfs::Origin;
+
+/// Index of a vertex in [`Plan::vertices`].
+pub type VertexId = usize;
+
+/// One build, ready to run.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// Operations; a vertex comes after everything it needs.
+    pub vertices: Vec<Vertex>,
+    /// The image, one for each platform.
+    pub images: Vec<ImageSpec>,
+}
+
+/// One operation and what it works on.
+#[derive(Debug, Clone)]
+pub struct Vertex {
+    /// What is done.
+    pub op: Op,
+    /// The root file system it is done to.
+    pub parent: Option<VertexId>,
+    /// For people.
+    pub meta: Meta,
+}
+
+/// How a vertex is shown.
+#[derive(Debug, Clone)]
+pub struct Meta {
+    /// Such as `[build 2/5] RUN make`.
+    pub title: String,
+    /// The instruction.
+    pub place: Option<Place>,
+}
+
+/// An operation. Each but `Image` and `Scratch` makes one layer.
+#[derive(Debug, Clone)]
+pub enum Op {
+    /// A base image.
+    Image(BaseImage),
+    /// No files at all.
+    Scratch,
+    /// A command.
+    Exec(ExecOp),
+    /// Files copied, written or made.
+    File(FileOp),
+}
+
+/// A base image whose documents are known.
+#[derive(Debug, Clone)]
+pub struct BaseImage {
+    /// As the user wrote it.
+    pub name: String,
+    /// Digest of its manifest.
+    pub digest: Digest,
+    /// Layers with the digests of their uncompressed tars, base first.
+    pub layers: Vec<(Descriptor, Digest)>,
+    /// Where the layers can be had from.
+    pub origin: Origin,
+    /// Its config.
+    pub config: ImageConfig,
+    /// Its platform.
+    pub platform: Platform,
+}
+
+/// Network of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Network {
+    /// The network that kiln itself has.
+    Host,
+    /// Loopback only.
+    None,
+}
+
+/// A command in a root file system.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExecOp {
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// Environment, in order.
+    pub env: Vec<(String, String)>,
+    /// Environment that does not count for the cache: proxies.
+    #[serde(skip)]
+    pub hidden_env: Vec<(String, String)>,
+    /// Working directory.
+    pub cwd: String,
+    /// User, `name|uid[:group|gid]`; empty is root.
+    pub user: String,
+    /// Network.
+    pub network: Network,
+    /// Files that exist only while the command runs, by absolute path.
+    pub scripts: BTreeMap<String, String>,
+}
+
+/// Changes to files, which together make one layer.
+#[derive(Debug, Clone)]
+pub struct FileOp {
+    /// In the order in which they are done.
+    pub actions: Vec<FileAction>,
+}
+
+/// Where copied files come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopyFrom {
+    /// The build context (empty name) or a named one.
+    Context(String),
+    /// Another root file system.
+    Vertex(VertexId),
+}
+
+/// One change to files.
+#[derive(Debug, Clone)]
+pub enum FileAction {
+    /// Files from elsewhere.
+    Copy(CopyAction),
+    /// A file with this content.
+    Write {
+        /// Name of the file when `dest` is a directory.
+        name: String,
+        /// Content.
+        content: Vec<u8>,
+        /// Where to; a trailing `/` makes it a directory.
+        dest: String,
+        /// Owner.
+        chown: Option<String>,
+        /// Mode.
+        chmod: Option<u32>,
+    },
+    /// A directory, unless it exists.
+    MakeDir {
+        /// Absolute path.
+        path: String,
+        /// Owner, `name|uid[:group|gid]`; empty is root.
+        user: String,
+    },
+}
+
+/// A COPY or ADD.
+#[derive(Debug, Clone)]
+pub struct CopyAction {
+    /// Where from.
+    pub from: CopyFrom,
+    /// Paths or patterns.
+    pub sources: Vec<CopySource>,
+    /// Absolute path; a trailing `/` makes it a directory.
+    pub dest: String,
+    /// Owner, `name|uid[:group|gid]`.
+    pub chown: Option<String>,
+    /// Mode.
+    pub chmod: Option<u32>,
+    /// Unpack local archives, as ADD does.
+    pub unpack: bool,
+    /// Patterns relative to the source that are left out.
+    pub exclude: Vec<String>,
+    /// Do not look at what the destination holds.
+    pub link: bool,
+}
+
+/// A source operand.
+#[derive(Debug, Clone)]
+pub struct CopySource {
+    /// Path or pattern.
+    pub path: String,
+    /// The operand in the Dockerfile.
+    pub place: Option<Place>,
+}
+
+/// The image to assemble.
+#[derive(Debug, Clone)]
+pub struct ImageSpec {
+    /// Its root file system.
+    pub rootfs: VertexId,
+    /// Config with the base's history and layers; those of the build are added at assembly.
+    pub config: ImageConfig,
+    /// What each instruction did, in order: the text and, if it made a layer, its vertex.
+    pub history: Vec<(String, Option<VertexId>)>,
+    /// Platform.
+    pub platform: Platform,
+    /// The base image's name and digest, where there is one.
+    pub base: Option<(Reference, Digest)>,
+}
+
+impl Plan {
+    /// Returns the chain of `id`: the vertex and its parents, base first.
+    #[must_use]
+    pub fn chain(&self, id: VertexId) -> Vec<VertexId> {
+        let mut chain = vec![id];
+        let mut at = id;
+        while let Some(parent) = self.vertices[at].parent {
+            chain.push(parent);
+            at = parent;
+        }
+        chain.reverse();
+        chain
+    }
+
+    /// Returns the vertices that `id` needs besides its parent.
+    #[must_use]
+    pub fn inputs(&self, id: VertexId) -> Vec<VertexId> {
+        match &self.vertices[id].op {
+            Op::File(file) => file
+                .actions
+                .iter()
+                .filter_map(|a| match a {
+                    FileAction::Copy(CopyAction { from: CopyFrom::Vertex(v), .. }) => Some(*v),
+                    _ => None,
+                })
+                .collect(),
+            Op::Image(_) | Op::Scratch | Op::Exec(_) => Vec::new(),
+        }
+    }
+
+    /// Tells whether a step looks into the files of the base under `id`: then destinations are looked up there.
+    ///
+    /// It is decided from the plan alone, before anything runs, so that the answer, and with it the layer,
+    /// does not depend on what this machine's cache holds.
+    #[must_use]
+    pub fn base_is_read(&self, id: VertexId) -> bool {
+        let base = self.chain(id).first().copied();
+        (0..self.vertices.len()).any(|v| {
+            let chain_base = |x: VertexId| self.chain(x).first().copied() == base;
+            let exec = matches!(self.vertices[v].op, Op::Exec(_)) && chain_base(v);
+            exec || self.inputs(v).into_iter().any(chain_base)
+        })
+    }
+}

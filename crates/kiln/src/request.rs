@@ -1,0 +1,170 @@
+//! Everything a user can ask of one build, resolved to plain data.
+//!
+//! A command line, a configuration file or a test makes a [`BuildRequest`]; nothing below this room looks at
+//! arguments, the environment or the clock.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use kiln_oci::{Platform, Reference};
+use serde::Serialize;
+
+/// One build.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BuildRequest {
+    /// Where the files come from.
+    pub context: ContextSource,
+    /// Other names for contexts and base images, by name in lower case.
+    pub named_contexts: BTreeMap<String, NamedContext>,
+    /// Where the Dockerfile is.
+    pub dockerfile: DockerfileSource,
+    /// Stage to build, the last one if absent.
+    pub target: Option<String>,
+    /// Values for ARG.
+    pub build_args: BTreeMap<String, String>,
+    /// Platform of the image.
+    pub platform: Platform,
+    /// Labels to set last.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of the manifest.
+    pub annotations: BTreeMap<String, String>,
+    /// Names of the image.
+    pub tags: Vec<Reference>,
+    /// What becomes of the image; never empty.
+    pub outputs: Vec<Output>,
+    /// How new layers are compressed.
+    pub compression: CompressionChoice,
+    /// Whether results of earlier builds are used.
+    pub cache: CacheMode,
+    /// Whether base images are looked up in their registry although a local image has the name.
+    pub pull: bool,
+    /// Seconds since 1970 that times in the image are cut to.
+    pub source_date_epoch: Option<i64>,
+    /// Isolation asked for RUN.
+    pub isolation: IsolationChoice,
+    /// Steps that may run at once; absent: as many as there are processors.
+    pub jobs: Option<usize>,
+    /// `HTTP_PROXY` and its like, given to RUN but kept out of history and cache keys.
+    pub proxy_args: BTreeMap<String, String>,
+}
+
+/// Where the build context comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ContextSource {
+    /// A directory.
+    Directory(PathBuf),
+    /// A tar file, compressed or not.
+    Archive(PathBuf),
+    /// Standard input: a tar stream, or a Dockerfile when it is no archive.
+    Stdin,
+    /// No files at all.
+    Empty,
+}
+
+/// Where the Dockerfile comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DockerfileSource {
+    /// `Dockerfile` in the context, or `dockerfile`.
+    Default,
+    /// A file, looked up from the working directory as `docker buildx build` does, then in the context.
+    File(PathBuf),
+    /// Standard input.
+    Stdin,
+}
+
+/// What a name given by `--build-context` stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NamedContext {
+    /// A directory of files.
+    Directory(PathBuf),
+    /// An image in a registry.
+    Image(Reference),
+    /// An image in an OCI layout directory, by tag or digest, or the only one.
+    OciLayout {
+        /// The layout directory.
+        path: PathBuf,
+        /// Tag or digest.
+        target: Option<String>,
+    },
+}
+
+/// What becomes of the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Output {
+    /// Kept in kiln's own image store.
+    Store,
+    /// Pushed under every tag.
+    Registry,
+    /// An OCI image layout, as a directory or as a tar file.
+    OciLayout {
+        /// Where to.
+        dest: Destination,
+        /// Tar file instead of a directory.
+        tar: bool,
+    },
+    /// What `docker save` writes and `docker load` reads.
+    DockerArchive {
+        /// Where to.
+        dest: Destination,
+    },
+    /// The root file system as a directory.
+    Local {
+        /// Where to.
+        dest: PathBuf,
+    },
+    /// The root file system as one tar file.
+    Tar {
+        /// Where to.
+        dest: Destination,
+    },
+}
+
+/// A file, or standard output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Destination {
+    /// A path.
+    Path(PathBuf),
+    /// Standard output.
+    Stdout,
+}
+
+/// Compression of new layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CompressionChoice {
+    /// gzip, with a level of 1 to 9 or kiln's default.
+    Gzip(Option<u8>),
+    /// zstd, with a level of 1 to 22 or kiln's default.
+    Zstd(Option<u8>),
+    /// None.
+    Uncompressed,
+}
+
+/// Whether earlier results are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CacheMode {
+    /// Use and keep.
+    ReadWrite,
+    /// Do everything anew, and keep.
+    WriteOnly,
+}
+
+/// Isolation of RUN steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IsolationChoice {
+    /// The strongest that works here.
+    Auto,
+    /// User namespace with a range of ids.
+    Userns,
+    /// User namespace with one id.
+    UsernsSingle,
+    /// None: a build with RUN is refused.
+    None,
+}

@@ -1,0 +1,136 @@
+//! Cache keys: every part typed, framed by its length and in a fixed order, so that no two steps share one by chance.
+//!
+//! A key covers what can change the layer: the operation, the root file system below it, the files it takes, and how
+//! kiln writes layers. It covers no title, no place and no time of a file.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kiln_dockerfile::ignore::Ignore;
+use kiln_oci::{Digest, Hasher};
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::files::{SourceTree, digest, select};
+use crate::graph::{CopyAction, CopyFrom, FileAction, Op, Plan, VertexId};
+
+/// Changed whenever the same inputs would give another layer than before.
+const VERSION: &str = "kiln layer 1";
+
+/// Returns the key of every vertex.
+///
+/// # Errors
+/// When a file of a context cannot be read, or a source does not exist.
+pub(super) fn all(
+    engine: &Engine,
+    plan: &Plan,
+    contexts: &BTreeMap<String, SourceTree>,
+) -> Result<Vec<Digest>> {
+    let mut keys: Vec<Digest> = Vec::with_capacity(plan.vertices.len());
+    for (id, vertex) in plan.vertices.iter().enumerate() {
+        let mut hasher = Hasher::new();
+        hasher.field(VERSION.as_bytes());
+        hasher.field(&engine.epoch.to_le_bytes());
+        hasher.field(format!("{:?}", engine.compression).as_bytes());
+        if let Some(parent) = vertex.parent {
+            hasher.field(keys[parent].as_str().as_bytes());
+        }
+        match &vertex.op {
+            Op::Scratch => hasher.field(b"scratch"),
+            Op::Image(image) => {
+                hasher.field(b"image");
+                for (_, diff_id) in &image.layers {
+                    hasher.field(diff_id.as_str().as_bytes());
+                }
+            }
+            Op::Exec(exec) => {
+                hasher.field(b"exec");
+                let json =
+                    serde_json::to_vec(exec).map_err(|e| Error::internal("cannot hash a step").because(e))?;
+                hasher.field(&json);
+                hasher.field(engine.scheme().as_bytes());
+            }
+            Op::File(file) => {
+                hasher.field(b"file");
+                hasher.field(&[u8::from(plan.base_is_read(id))]);
+                for action in &file.actions {
+                    self::action(action, &keys, contexts, &mut hasher)
+                        .map_err(|e| e.at(vertex.meta.place.clone()))?;
+                }
+            }
+        }
+        keys.push(hasher.finish());
+    }
+    Ok(keys)
+}
+
+fn action(
+    action: &FileAction,
+    keys: &[Digest],
+    contexts: &BTreeMap<String, SourceTree>,
+    hasher: &mut Hasher,
+) -> Result<()> {
+    let owner_and_mode = |hasher: &mut Hasher, chown: Option<&str>, chmod: Option<u32>| {
+        hasher.field(chown.unwrap_or("-").as_bytes());
+        hasher.field(format!("{chmod:?}").as_bytes());
+    };
+    match action {
+        FileAction::MakeDir { path, user } => {
+            hasher.field(b"dir");
+            hasher.field(path.as_bytes());
+            hasher.field(user.as_bytes());
+        }
+        FileAction::Write { name, content, dest, chown, chmod } => {
+            hasher.field(b"write");
+            hasher.field(name.as_bytes());
+            hasher.field(dest.as_bytes());
+            owner_and_mode(hasher, chown.as_deref(), *chmod);
+            hasher.field(content);
+        }
+        FileAction::Copy(copy) => {
+            hasher.field(b"copy");
+            hasher.field(copy.dest.as_bytes());
+            hasher.field(&[u8::from(copy.unpack), u8::from(copy.link)]);
+            owner_and_mode(hasher, copy.chown.as_deref(), copy.chmod);
+            for pattern in &copy.exclude {
+                hasher.field(pattern.as_bytes());
+            }
+            self::sources(copy, keys, contexts, hasher)?;
+        }
+    }
+    Ok(())
+}
+
+/// Files of a context count by their content, files of another step by its key.
+fn sources(
+    copy: &CopyAction,
+    keys: &[Digest],
+    contexts: &BTreeMap<String, SourceTree>,
+    hasher: &mut Hasher,
+) -> Result<()> {
+    let exclude = Ignore::from_patterns(copy.exclude.iter().map(String::as_str))
+        .map_err(|e| Error::input(format!("bad pattern in `--exclude`: {e}")))?;
+    let exclude = Arc::new(exclude);
+    for source in &copy.sources {
+        match &copy.from {
+            CopyFrom::Vertex(id) => {
+                hasher.field(b"from");
+                hasher.field(key(keys, *id)?.as_str().as_bytes());
+                hasher.field(source.path.as_bytes());
+            }
+            CopyFrom::Context(name) => {
+                hasher.field(b"context");
+                let tree =
+                    contexts.get(name).ok_or_else(|| super::no_files(name).at(source.place.clone()))?;
+                for selected in select(tree, source)? {
+                    digest(&selected, &exclude, hasher)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn key(keys: &[Digest], id: VertexId) -> Result<&Digest> {
+    keys.get(id).ok_or_else(|| Error::internal("a vertex comes before what it needs"))
+}

@@ -1,0 +1,170 @@
+//! Running a plan: what is in the cache, what has to be done, in which order, how much at once.
+//!
+//! Keys come first, for the whole plan, from definitions and the content of contexts alone. Then the needed steps
+//! are found from the result backwards: behind a step that the cache has, nothing is done. What remains runs as
+//! soon as its inputs exist, several steps at once. A step publishes its layer as soon as it is being packed, so
+//! that later steps and the upload go on meanwhile.
+
+mod keys;
+mod schedule;
+mod step;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use kiln_oci::Digest;
+
+use crate::context::Context;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::files::{ContextTree, SourceTree};
+use crate::graph::{CopyAction, CopyFrom, Op, Plan, VertexId};
+use crate::progress::Event;
+use crate::request::CacheMode;
+use crate::rootfs::{Layer, Rootfs};
+use crate::store::Record;
+
+/// What became of a plan.
+#[derive(Debug)]
+pub(crate) struct Solved {
+    /// Root file systems of the needed vertices.
+    pub(crate) rootfs: BTreeMap<VertexId, Arc<Rootfs>>,
+    /// The layer that each vertex made.
+    pub(crate) layers: BTreeMap<VertexId, Arc<Layer>>,
+    /// Steps of the plan that make a layer.
+    pub(crate) steps: u32,
+    /// How many of them were in the cache.
+    pub(crate) cached: u32,
+}
+
+/// Everything that is fixed before the first step runs.
+pub(crate) struct Prepared<'a> {
+    engine: &'a Engine,
+    plan: &'a Plan,
+    contexts: BTreeMap<String, SourceTree>,
+    keys: Vec<Digest>,
+    hits: Vec<Option<Record>>,
+    needed: BTreeSet<VertexId>,
+}
+
+/// Computes keys, asks the cache, and finds out what has to be done.
+///
+/// # Errors
+/// When a context cannot be read.
+pub(crate) fn prepare<'a>(
+    engine: &'a Engine,
+    plan: &'a Plan,
+    contexts: &BTreeMap<String, Context>,
+    cache: CacheMode,
+) -> Result<Prepared<'a>> {
+    let contexts = open_contexts(plan, contexts)?;
+    let keys = keys::all(engine, plan, &contexts)?;
+    let hit = |id: VertexId| {
+        if cache == CacheMode::WriteOnly || !makes_layer(&plan.vertices[id].op) {
+            return None;
+        }
+        engine.store.record(&keys[id]).filter(|record| engine.store.has(&record.layer))
+    };
+    let hits: Vec<Option<Record>> = (0..plan.vertices.len()).map(hit).collect();
+    let mut needed = BTreeSet::new();
+    let mut todo: Vec<VertexId> = plan.images.iter().map(|i| i.rootfs).collect();
+    while let Some(id) = todo.pop() {
+        if !needed.insert(id) {
+            continue;
+        }
+        todo.extend(plan.vertices[id].parent);
+        if hits[id].is_none() {
+            todo.extend(plan.inputs(id));
+        }
+    }
+    Ok(Prepared { engine, plan, contexts, keys, hits, needed })
+}
+
+impl Prepared<'_> {
+    /// Tells whether a command has to be run.
+    pub(crate) fn runs_commands(&self) -> bool {
+        self.needed
+            .iter()
+            .any(|id| self.hits[*id].is_none() && matches!(self.plan.vertices[*id].op, Op::Exec(_)))
+    }
+
+    /// Runs what has to be run; `publish` is told of every layer as soon as it is being packed.
+    ///
+    /// # Errors
+    /// When a step fails; the others are stopped then.
+    pub(crate) fn run(self, jobs: usize, publish: &(dyn Fn(VertexId, &Arc<Layer>) + Sync)) -> Result<Solved> {
+        for (index, id) in self.needed.iter().enumerate() {
+            let meta = &self.plan.vertices[*id].meta;
+            let place = meta.place.as_ref().map(|p| format!("{}:{}", p.file, p.line_column().0));
+            self.engine.sink.event(Event::Step { id: step_number(index), title: meta.title.clone(), place });
+        }
+        schedule::run(&self, jobs, publish)
+    }
+
+    fn step(&self, id: VertexId) -> u32 {
+        step_number(self.needed.range(..id).count())
+    }
+
+    /// Returns the tree that a COPY reads from.
+    fn source(&self, copy: &CopyAction, states: &BTreeMap<VertexId, Arc<Rootfs>>) -> Result<SourceTree> {
+        match &copy.from {
+            CopyFrom::Context(name) => self
+                .contexts
+                .get(name)
+                .cloned()
+                .ok_or_else(|| no_files(name).at(copy.sources.first().and_then(|s| s.place.clone()))),
+            CopyFrom::Vertex(id) => {
+                let rootfs = states.get(id).ok_or_else(|| Error::internal("a COPY ran before its source"))?;
+                let dirs = self.engine.all_files(&rootfs.layers)?;
+                Ok(SourceTree {
+                    tree: Arc::new(crate::files::ViewTree::new(dirs, self.engine.ids())?),
+                    ignore: None,
+                    ignore_file: None,
+                    what: format!("`{}`", self.plan.vertices[*id].meta.title),
+                })
+            }
+        }
+    }
+}
+
+fn no_files(name: &str) -> Error {
+    if name.is_empty() {
+        return Error::input("COPY needs a build context, and this build has only a Dockerfile")
+            .hint("give a directory or a tar archive as the context");
+    }
+    Error::input(format!("there is no context called `{name}`"))
+}
+
+fn step_number(index: usize) -> u32 {
+    u32::try_from(index + 1).unwrap_or(u32::MAX)
+}
+
+fn makes_layer(op: &Op) -> bool {
+    matches!(op, Op::Exec(_) | Op::File(_))
+}
+
+/// Opens the contexts that the plan copies from, and no others.
+fn open_contexts(plan: &Plan, contexts: &BTreeMap<String, Context>) -> Result<BTreeMap<String, SourceTree>> {
+    let mut open = BTreeMap::new();
+    for vertex in &plan.vertices {
+        let Op::File(file) = &vertex.op else { continue };
+        for action in &file.actions {
+            let crate::graph::FileAction::Copy(CopyAction { from: CopyFrom::Context(name), .. }) = action
+            else {
+                continue;
+            };
+            let Some(context) = contexts.get(name).filter(|_| !open.contains_key(name)) else { continue };
+            let Some(dir) = &context.dir else { continue };
+            let what =
+                if name.is_empty() { "the build context".to_owned() } else { format!("context `{name}`") };
+            let tree = SourceTree {
+                tree: Arc::new(ContextTree::open(dir, &context.name)?),
+                ignore: Some(Arc::new(context.ignore.clone())),
+                ignore_file: context.ignore_file.clone(),
+                what,
+            };
+            open.insert(name.clone(), tree);
+        }
+    }
+    Ok(open)
+}
