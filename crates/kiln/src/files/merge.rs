@@ -9,7 +9,7 @@ use kiln_oci::layer::{Entry, EntryPath, Kind, LayerWriter, Timestamp};
 
 use super::dest::Destination;
 use super::source::{Selected, SourceTree, Walk, select};
-use super::tree::{Follow, Node, Tree as _, resolve};
+use super::tree::{Node, Tree as _, resolve};
 use super::users::{Accounts, is_numeric};
 use crate::error::{Error, Result};
 use crate::graph::{CopyAction, FileAction, FileOp};
@@ -87,7 +87,7 @@ impl Plan {
                 FileAction::MakeDir { path, user } => {
                     let attributes =
                         attributes(dest, Some(user).filter(|u| !u.is_empty()).map(String::as_str), None)?;
-                    let path = resolve(dest, &absolute(path)?, Follow::All)?;
+                    let path = resolve(dest, &absolute(path)?)?;
                     let exists = dest.stat(&path)?;
                     match exists.map(|n| n.entry.kind) {
                         Some(Kind::Directory) => {}
@@ -123,7 +123,7 @@ impl Plan {
                     });
                     continue;
                 }
-                let path = resolve(dest, &absolute(&copy.dest)?, Follow::All)?;
+                let path = resolve(dest, &absolute(&copy.dest)?)?;
                 match dest.stat(&path)?.map(|n| n.entry.kind) {
                     // Its content merges with what is there, and of that nothing is known yet.
                     Some(Kind::Directory) if dest.is_assumed(&path) => dest.require_files(),
@@ -168,7 +168,7 @@ fn absolute(path: &str) -> Result<EntryPath> {
 
 /// Decides the path of one file: below the destination when that is a directory, else the destination itself.
 fn file_path(dest: &Destination, to: &str, name: &[u8], made: &BTreeSet<EntryPath>) -> Result<EntryPath> {
-    let path = resolve(dest, &absolute(to)?, Follow::All)?;
+    let path = resolve(dest, &absolute(to)?)?;
     let kind = dest.stat(&path)?.map(|n| n.entry.kind);
     let is_dir = to.ends_with('/') || path.is_root() || kind == Some(Kind::Directory) || made.contains(&path);
     if !is_dir {

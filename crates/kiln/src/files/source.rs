@@ -10,7 +10,7 @@ use kiln_dockerfile::ignore::{Ignore, IgnoreState};
 use kiln_oci::Hasher;
 use kiln_oci::layer::{EntryPath, Kind};
 
-use super::tree::{Follow, Node, Tree, resolve};
+use super::tree::{Node, Tree, resolve};
 use crate::error::{Cause, Error, Result};
 use crate::graph::CopySource;
 
@@ -74,7 +74,7 @@ fn select_one(from: &SourceTree, path: &EntryPath) -> Result<Option<Selected>> {
     if from.excluded(path) && !from.may_hold_included(path) {
         return Ok(None);
     }
-    let resolved = resolve(from.tree.as_ref(), path, Follow::All)?;
+    let resolved = resolve(from.tree.as_ref(), path)?;
     let node = if resolved.is_root() { Some(root_node()) } else { from.tree.stat(&resolved)? };
     let Some(node) = node else { return Ok(None) };
     if from.excluded(path) && node.entry.kind != Kind::Directory {
@@ -98,7 +98,7 @@ fn expand(from: &SourceTree, pattern: &EntryPath) -> Result<Vec<EntryPath>> {
                 next.push(dir.join(component.as_bytes()));
                 continue;
             }
-            let resolved = resolve(from.tree.as_ref(), &dir, Follow::All)?;
+            let resolved = resolve(from.tree.as_ref(), &dir)?;
             let is_dir = resolved.is_root()
                 || from.tree.stat(&resolved)?.is_some_and(|n| n.entry.kind == Kind::Directory);
             if !is_dir {

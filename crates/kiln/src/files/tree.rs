@@ -35,22 +35,11 @@ pub(crate) trait Tree: Send + Sync {
 /// Links followed on one path before it is called a loop, as in the kernel.
 const MAX_LINKS: usize = 40;
 
-/// Whether the last component of a path is followed when it is a symbolic link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Follow {
-    All,
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the other half of the pair, used where a link itself is meant")
-    )]
-    Parents,
-}
-
 /// Follows symbolic links on `path` inside the tree; the result may not exist, but none of its parents is a link.
 ///
 /// # Errors
 /// When a loop is met, or a component that has to be a directory is something else.
-pub(crate) fn resolve(tree: &dyn Tree, path: &EntryPath, follow: Follow) -> Result<EntryPath> {
+pub(crate) fn resolve(tree: &dyn Tree, path: &EntryPath) -> Result<EntryPath> {
     let mut todo: Vec<Vec<u8>> = path.components().rev().map(<[u8]>::to_vec).collect();
     let mut at = EntryPath::root();
     let mut links = 0;
@@ -66,7 +55,7 @@ pub(crate) fn resolve(tree: &dyn Tree, path: &EntryPath, follow: Follow) -> Resu
         let next = at.join(&name);
         let last = todo.is_empty();
         match tree.stat(&next)?.map(|n| n.entry.kind) {
-            Some(Kind::Symlink { target }) if !last || follow == Follow::All => {
+            Some(Kind::Symlink { target }) => {
                 links += 1;
                 if links > MAX_LINKS {
                     return Err(Error::input(format!("too many symbolic links on the way to `/{path}`")));

@@ -4,7 +4,7 @@ use std::io::Read as _;
 
 use kiln_oci::layer::EntryPath;
 
-use super::tree::{Follow, Tree, resolve};
+use super::tree::{Tree, resolve};
 use crate::error::{Error, Result};
 
 /// The accounts of a root file system.
@@ -55,7 +55,7 @@ impl Accounts {
     pub(crate) fn read(tree: &dyn Tree) -> Result<Self> {
         let read = |path: &str| -> Result<String> {
             let path = EntryPath::rooted(path).map_err(|e| Error::internal("bad path").because(e))?;
-            let path = resolve(tree, &path, Follow::All)?;
+            let path = resolve(tree, &path)?;
             let is_file =
                 tree.stat(&path)?.is_some_and(|n| matches!(n.entry.kind, kiln_oci::layer::Kind::File { .. }));
             if !is_file {
