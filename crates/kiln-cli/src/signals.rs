@@ -67,7 +67,6 @@ impl Signals {
         armed.store(true, Ordering::SeqCst);
         thread::sleep(GRACE - ECHO);
         let exit = self.received().map_or(Exit::Signal(Signal::Interrupt), Exit::Signal);
-        #[expect(clippy::exit, reason = "a stopped build that does not end by itself is ended")]
         std::process::exit(exit.code().into());
     }
 

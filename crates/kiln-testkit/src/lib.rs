@@ -1,1 +1,13 @@
-//! Test environment, fixtures and image assertions for kiln's own tests
+//! What kiln's own tests stand on: an environment of their own for every test, a base image made from the
+//! host's own tools, an embedded registry, and a reader of finished images.
+//!
+//! Nothing here needs a network or a package. What needs more (root, an ordinary user beside root, programs of a
+//! distribution) is asked for through [`lane`], which says aloud what a test leaves out and why.
+
+pub mod base;
+mod env;
+mod image;
+pub mod lane;
+
+pub use env::{Outcome, Person, TestEnv};
+pub use image::{Image, Listing};

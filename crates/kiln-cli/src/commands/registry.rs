@@ -1,5 +1,6 @@
 //! `kiln registry serve`.
 
+use std::io::ErrorKind;
 use std::sync::mpsc;
 
 use kiln::Error;
@@ -28,14 +29,14 @@ pub(super) fn serve(args: &ServeArgs) -> Outcome<Exit> {
 }
 
 fn failed(error: StartError) -> Error {
-    let error_text = "cannot start the registry";
-    match error {
-        StartError::Listen { .. } => {
-            Error::environment(error_text).because(error).hint("`--listen 127.0.0.1:0` takes a free port")
+    let hint = match &error {
+        StartError::Listen { source, .. } if source.kind() == ErrorKind::AddrInUse => {
+            Some("`--listen 127.0.0.1:0` takes a free port")
         }
-        StartError::Storage { .. } => {
-            Error::environment(error_text).because(error).hint("name another directory with `--dir`")
-        }
-        error => Error::environment(error_text).because(error),
-    }
+        StartError::Storage { .. } => Some("name another directory with `--dir`"),
+        _ => None,
+    };
+    let mut out = Error::environment("cannot start the registry").because(error);
+    out.hints.extend(hint.map(str::to_owned));
+    out
 }

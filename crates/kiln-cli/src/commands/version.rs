@@ -13,14 +13,12 @@ const CODECS: [(&str, &str); 4] =
 
 /// Prints the version.
 pub(super) fn run(args: &VersionArgs) -> Outcome<Exit> {
-    let mut text = format!("kiln {}\n", env!("CARGO_PKG_VERSION"));
+    let mut lines = vec![format!("kiln {}", env!("CARGO_PKG_VERSION"))];
     if args.verbose {
-        text += &format!("platform {}\n", Platform::host());
-        for (name, version) in CODECS {
-            text += &format!("{name} {version}\n");
-        }
+        lines.push(format!("platform {}", Platform::host()));
+        lines.extend(CODECS.map(|(name, version)| format!("{name} {version}")));
     }
-    stdout::print(&text)?;
+    stdout::print(&format!("{}\n", lines.join("\n")))?;
     Ok(Exit::Success)
 }
 

@@ -253,20 +253,17 @@ fn style(template: &str) -> ProgressStyle {
 /// Returns how far a transfer is, how fast, and how long it will take.
 fn amount(bytes: u64, total: Option<u64>, per_second: f64, left: Duration) -> String {
     let of = total.map(|total| format!(" / {}", size(total))).unwrap_or_default();
-    let mut out = format!("{}{of}", size(bytes));
-    if per_second >= 1.0 {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "checked to be positive, and shown with one decimal"
-        )]
-        let per_second = per_second as u64;
-        out += &format!("  {}/s", size(per_second));
-        if total.is_some() {
-            out += &format!("  {} left", seconds(left));
-        }
+    if per_second < 1.0 {
+        return format!("{}{of}", size(bytes));
     }
-    out
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to be positive, and shown with one decimal"
+    )]
+    let rate = size(per_second as u64);
+    let left = total.map(|_| format!("  {} left", seconds(left))).unwrap_or_default();
+    format!("{}{of}  {rate}/s{left}", size(bytes))
 }
 
 #[cfg(test)]
@@ -318,8 +315,7 @@ mod tests {
         let (drawn, (clock, set)) = (Drawn::default(), hand_clock());
         let target = ProgressDrawTarget::term_like_with_hz(Box::new(drawn.clone()), 255);
         act(&Tty::on(target, clock, Style::Plain), &set);
-        let text = drawn.0.lock().unwrap().clone();
-        text
+        drawn.0.lock().unwrap().clone()
     }
 
     #[test]

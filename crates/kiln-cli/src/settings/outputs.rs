@@ -22,7 +22,7 @@ pub(super) fn resolve(args: &BuildArgs, tags: &[Reference], stdout_terminal: boo
             OutputKind::Docker => outputs.push(Output::DockerArchive { dest: file(spec)? }),
             OutputKind::Tar => outputs.push(Output::Tar { dest: file(spec)? }),
             OutputKind::Local => {
-                outputs.extend(path(spec).map(|dest| Output::Local { dest: dest.to_owned() }))
+                outputs.extend(path(spec).map(|dest| Output::Local { dest: dest.to_owned() }));
             }
         }
     }

@@ -105,7 +105,7 @@ fn an_image_does_not_go_to_a_terminal() {
 #[test]
 fn names_of_options_and_outputs_come_together_once() {
     let settings = resolve(&["-t", "a", "-t", "b", "-t", "a", "-o", "type=image,\"name=b,c\"", "/"]);
-    let names: Vec<String> = settings.request.tags.iter().map(|tag| tag.familiar()).collect();
+    let names: Vec<String> = settings.request.tags.iter().map(kiln::oci::Reference::familiar).collect();
     assert_eq!(names, ["a:latest", "b:latest", "c:latest"]);
 }
 

@@ -70,6 +70,8 @@ enum Done {
     Packed(u64, io::Result<Packed>),
     /// The hashing thread released a block.
     Hashed,
+    /// A thread panicked: what it was working on will not come.
+    Lost,
 }
 
 struct Pool {
@@ -260,6 +262,7 @@ impl Pool {
             threads.push(Builder::new().name("layer-compress".to_owned()).spawn(work)?);
         }
         let hash = move || {
+            let _alarm = Alarm(report.clone());
             let mut hasher = Hasher::new();
             for block in to_hash {
                 hasher.update(block.data());
@@ -333,7 +336,11 @@ impl Pool {
     }
 
     fn take<W: Write>(&mut self, done: Done, sink: &mut Sink<W>, crc: &mut Crc) -> Result<(), Error> {
-        let Done::Packed(number, packed) = done else { return Ok(()) };
+        let (number, packed) = match done {
+            Done::Packed(number, packed) => (number, packed),
+            Done::Hashed => return Ok(()),
+            Done::Lost => return Err(lost()),
+        };
         self.early.insert(number, packed.map_err(Error::Write)?);
         while let Some(packed) = self.early.remove(&self.written) {
             crc.combine(&packed.crc);
@@ -365,7 +372,20 @@ impl Drop for Pool {
     }
 }
 
+/// Reports a thread that ends by a panic, so that nobody waits for it.
+struct Alarm(Sender<Done>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Nobody has to listen any more.
+            self.0.send(Done::Lost).unwrap_or_default();
+        }
+    }
+}
+
 fn compress(mut codec: Codec, queue: &Mutex<Receiver<Job>>, report: &Sender<Done>) {
+    let _alarm = Alarm(report.clone());
     loop {
         let Ok(job) = queue.lock().map_err(|_| ()).and_then(|q| q.recv().map_err(|_| ())) else { return };
         let packed = codec.compress(&job.block, job.out);

@@ -8,7 +8,6 @@ mod auth;
 mod blob;
 mod body;
 mod call;
-mod feed;
 mod location;
 mod pull;
 mod push;

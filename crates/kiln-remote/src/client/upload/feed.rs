@@ -8,8 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use kiln_oci::Descriptor;
 
-use super::Observer;
-use super::upload::UploadSource;
+use super::UploadSource;
+use crate::client::Observer;
 
 /// Bytes read at once. With the pieces in the channel this bounds the memory of an upload.
 const PIECE: usize = 128 * 1024;
