@@ -37,6 +37,8 @@ use style::Style;
 
 fn main() -> ExitCode {
     kiln::sandbox::run_if_helper();
+    // The same layer under any umask; what a build leaves outside of its store is nobody's secret.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     bug::report_panics();
     let matches = args::command().try_get_matches();
     let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {

@@ -73,6 +73,26 @@ pub fn write_layout(dir: &Path) -> io::Result<()> {
     }
     let finished = writer.finish().map_err(io::Error::other)?;
     fs::rename(&layer, blobs.join(finished.descriptor.digest.hex()))?;
+    finish(dir, finished.descriptor, finished.diff_id)
+}
+
+/// Writes an OCI layout whose one layer is `tar`, as it is, into `dir`, under the tag `latest`.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn layout_of_tar(dir: &Path, tar: &Path) -> io::Result<()> {
+    let blobs = dir.join("blobs/sha256");
+    fs::create_dir_all(&blobs)?;
+    let mut hasher = kiln_oci::Hasher::new();
+    let size = io::copy(&mut fs::File::open(tar)?, &mut hasher)?;
+    let digest = hasher.finish();
+    fs::copy(tar, blobs.join(digest.hex()))?;
+    finish(dir, Descriptor::new(MediaType::OCI_LAYER, digest.clone(), size), digest)
+}
+
+/// Writes config, manifest and index of a layout with one layer.
+fn finish(dir: &Path, layer: Descriptor, diff_id: Digest) -> io::Result<()> {
+    let blobs = dir.join("blobs/sha256");
     let put = |media_type: &str, bytes: &[u8]| -> io::Result<Descriptor> {
         fs::write(blobs.join(Digest::sha256(bytes).hex()), bytes)?;
         Ok(Descriptor::of(media_type, bytes))
@@ -86,8 +106,8 @@ pub fn write_layout(dir: &Path) -> io::Result<()> {
             cmd: Some(vec!["sh".to_owned()]),
             ..ContainerConfig::default()
         },
-        rootfs: RootFs { diff_ids: vec![finished.diff_id.clone()], ..RootFs::default() },
-        history: vec![History { created_by: Some("ADD host tools in /".to_owned()), ..History::default() }],
+        rootfs: RootFs { diff_ids: vec![diff_id], ..RootFs::default() },
+        history: vec![History { created_by: Some("ADD files in /".to_owned()), ..History::default() }],
         ..ImageConfig::default()
     };
     let config = put(MediaType::OCI_CONFIG, &serde_json::to_vec(&config)?)?;
@@ -96,7 +116,7 @@ pub fn write_layout(dir: &Path) -> io::Result<()> {
         media_type: Some(MediaType::OCI_MANIFEST.into()),
         artifact_type: None,
         config,
-        layers: vec![finished.descriptor],
+        layers: vec![layer],
         subject: None,
         annotations: BTreeMap::new(),
         other: BTreeMap::new(),

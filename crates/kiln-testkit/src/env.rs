@@ -80,7 +80,6 @@ pub struct Outcome {
 impl Outcome {
     /// Asserts success and returns what was on standard output, trimmed.
     #[track_caller]
-    #[must_use]
     pub fn ok(&self) -> &str {
         assert_eq!(self.code, Some(0), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
         self.stdout.trim()
@@ -231,7 +230,7 @@ impl TestEnv {
 /// # Panics
 /// When it cannot be started.
 #[must_use]
-pub fn outcome(command: &mut Command) -> Outcome {
+pub(crate) fn outcome(command: &mut Command) -> Outcome {
     let output = match command.output() {
         Ok(output) => output,
         Err(error) => panic!("cannot run {command:?}: {error}"),

@@ -43,14 +43,17 @@ pub(super) struct Packed {
 
 /// Compresses blocks; every thread has its own.
 pub(super) enum Codec {
-    Gzip(Box<Gzip>),
+    Gzip(Gzip),
     Zstd(Box<zstd::bulk::Compressor<'static>>),
 }
 
-/// The two compressors of a gzip thread.
+/// The gzip side of a thread.
+///
+/// It keeps no compressor: one that is reset compresses a few blocks differently from a new one (zlib-rs 0.6.8 does not
+/// forget everything), and which thread saw which blocks before must not show in the layer. A new compressor costs
+/// some tens of microseconds, a block some milliseconds.
 pub(super) struct Gzip {
-    deflate: Compress,
-    probe: Compress,
+    level: flate2::Compression,
 }
 
 impl Codec {
@@ -58,10 +61,9 @@ impl Codec {
     pub(super) fn new(compression: Compression) -> io::Result<Option<Self>> {
         Ok(match compression {
             Compression::None => None,
-            Compression::Gzip { level } => Some(Self::Gzip(Box::new(Gzip {
-                deflate: Compress::new(flate2::Compression::new(level.min(9)), false),
-                probe: Compress::new(flate2::Compression::new(1), false),
-            }))),
+            Compression::Gzip { level } => {
+                Some(Self::Gzip(Gzip { level: flate2::Compression::new(level.min(9)) }))
+            }
             Compression::Zstd { level } => Some(Self::Zstd(Box::new(zstd::bulk::Compressor::new(level)?))),
         })
     }
@@ -73,10 +75,10 @@ impl Codec {
         match self {
             Self::Gzip(gzip) => {
                 crc.update(block.data());
-                if gzip.is_incompressible(block.data())? {
+                if is_incompressible(block.data())? {
                     store(block.data(), &mut out);
                 } else {
-                    deflate(&mut gzip.deflate, block, &mut out)?;
+                    deflate(gzip.level, block, &mut out)?;
                 }
             }
             Self::Zstd(compressor) => {
@@ -115,8 +117,8 @@ pub(super) fn epilogue(compression: Compression, crc: &Crc, size: u64) -> Vec<u8
     out
 }
 
-fn deflate(compress: &mut Compress, block: &Block, out: &mut Vec<u8>) -> io::Result<()> {
-    compress.reset();
+fn deflate(level: flate2::Compression, block: &Block, out: &mut Vec<u8>) -> io::Result<()> {
+    let mut compress = Compress::new(level, false);
     if !block.history().is_empty() {
         compress.set_dictionary(block.history()).map_err(io::Error::other)?;
     }
@@ -152,43 +154,42 @@ fn store(data: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-impl Gzip {
-    /// Decides from samples whether deflate would gain nothing on `data`.
-    ///
-    /// First the byte histogram of samples spread over the block: anything but compressed or random data shows
-    /// uneven frequencies. Only then two spans are really compressed, which finds repetition in data whose
-    /// bytes are evenly spread.
-    fn is_incompressible(&mut self, data: &[u8]) -> io::Result<bool> {
-        const SAMPLE: usize = 1024;
-        const SPAN: usize = 32 * 1024;
-        if data.len() < 4 * SPAN {
-            return Ok(false);
-        }
-        let mut histogram = [0_u32; 256];
-        let mut total = 0_u32;
-        for sample in data.chunks(16 * SAMPLE).filter_map(|c| c.get(..SAMPLE)) {
-            for byte in sample {
-                // JUSTIFICATION: an array of 256 has a place for every byte.
-                histogram[usize::from(*byte)] += 1;
-            }
-            total += 1024;
-        }
-        if !is_flat(&histogram, total) {
-            return Ok(false);
-        }
-        // Room for the worst case: a compressor that is reset while it holds output back fails at its next use.
-        let mut out = Vec::with_capacity(2 * SPAN);
-        for start in [data.len() / 4, data.len() / 2] {
-            let span = data.get(start..start + SPAN).unwrap_or_default();
-            self.probe.reset();
-            out.clear();
-            self.probe.compress_vec(span, &mut out, FlushCompress::Sync).map_err(io::Error::other)?;
-            if out.len() < SPAN - SPAN / 64 {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+/// Decides from samples whether deflate would gain nothing on `data`.
+///
+/// First the byte histogram of samples spread over the block: anything but compressed or random data shows
+/// uneven frequencies. Only then two spans are really compressed, which finds repetition in data whose
+/// bytes are evenly spread.
+fn is_incompressible(data: &[u8]) -> io::Result<bool> {
+    const SAMPLE: usize = 1024;
+    const SPAN: usize = 32 * 1024;
+    if data.len() < 4 * SPAN {
+        return Ok(false);
     }
+    let mut histogram = [0_u32; 256];
+    let mut total = 0_u32;
+    for sample in data.chunks(16 * SAMPLE).filter_map(|c| c.get(..SAMPLE)) {
+        for byte in sample {
+            // JUSTIFICATION: an array of 256 has a place for every byte.
+            histogram[usize::from(*byte)] += 1;
+        }
+        total += 1024;
+    }
+    if !is_flat(&histogram, total) {
+        return Ok(false);
+    }
+    // Room for the worst case of the fastest level, which expands what it cannot compress.
+    let mut out = Vec::with_capacity(2 * SPAN);
+    for start in [data.len() / 4, data.len() / 2] {
+        let span = data.get(start..start + SPAN).unwrap_or_default();
+        out.clear();
+        Compress::new(flate2::Compression::new(1), false)
+            .compress_vec(span, &mut out, FlushCompress::Sync)
+            .map_err(io::Error::other)?;
+        if out.len() < SPAN - SPAN / 64 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Tells whether byte frequencies are so even that an entropy coder would save less than about two percent.

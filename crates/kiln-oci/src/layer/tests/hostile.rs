@@ -123,7 +123,7 @@ fn hostile_archives_are_refused_with_a_reason() {
     check(pax("999 path=a\n"), "runs past its header");
     check(pax("path=a\n"), "PAX record without a length");
     check(pax("x path=a\n"), "PAX length is no number");
-    check(pax("9 path=a"), "does not end in a newline");
+    check(pax("8 path=a"), "does not end in a newline");
     check(pax(&record("SCHILY.xattr.=")), "the name of an extended attribute");
     check(Hand::new(b"pax", b'x', 2 << 20).end(), "an extended header has 2097152 bytes");
     check(Hand::new(b"long", b'L', u64::from(u32::MAX)).end(), "an extended header has 4294967295 bytes");

@@ -1,0 +1,22 @@
+//! The command, run as people run it: every test starts the real binary in an environment of its own.
+
+mod build;
+mod debian;
+mod errors;
+mod lazy;
+mod outputs;
+mod reproducible;
+mod run;
+
+use kiln_testkit::{Person, TestEnv};
+
+/// The program under test.
+const KILN: &str = env!("CARGO_BIN_EXE_kiln");
+
+fn env() -> TestEnv {
+    TestEnv::new(KILN)
+}
+
+fn env_of(person: Person) -> TestEnv {
+    TestEnv::of(KILN, person)
+}
