@@ -14,7 +14,8 @@ use kiln_oci::layer::{Compression, Entry, EntryPath, Kind, LayerReader, LayerWri
 const BYTES: u64 = 256 << 20;
 
 fn main() -> io::Result<()> {
-    let from = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_else(|| "/usr/lib".to_owned());
+    let from =
+        std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_else(|| "/usr/lib".to_owned());
     let mut files = Vec::new();
     collect(Path::new(&from), &mut files, &mut 0)?;
     let layer = write(&files, Compression::None, 1)?;

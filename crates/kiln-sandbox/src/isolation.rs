@@ -7,7 +7,7 @@
 //! | real root | `0 536870912 1073741824`, layers idmapped by the same map | *c* | files keep their natural owners; no process is ever a host id |
 //! | build namespace, range | nested `0 1 N` | *c* + 1 | RUN's root is not kiln's own uid, so it cannot signal kiln or read its files |
 //! | build namespace, single id | nested `0 0 1` | 0 | there is only one id |
-//! | none | – | 0 for real root's natural owners, else kiln's own uid | nothing runs |
+//! | none | – | *c* with CAP_CHOWN, else kiln's own uid | nothing runs |
 //!
 //! Unpacker and differ must convert with [`Isolation::disk_id`] and [`Isolation::container_id`] and nothing else.
 
@@ -103,7 +103,7 @@ const IDMAP_COUNT: u32 = 0x4000_0000;
 impl Isolation {
     /// Returns the id that a file of container id `id` must be given on disk.
     ///
-    /// An id beyond the map comes back unchanged in spirit: the kernel then refuses the `chown` with EINVAL.
+    /// An id beyond the map has none: the kernel refuses the `chown` to what is returned for it, with EINVAL.
     pub fn disk_id(&self, id: u32) -> u32 {
         match self.ids {
             Ids::Idmapped { .. } | Ids::Natural => id,
@@ -137,11 +137,18 @@ impl Isolation {
             IdMap::Host => Ids::Natural,
             IdMap::Range { count } => Ids::Nested { count },
             IdMap::Single => Ids::Single,
+            // Root in a default container can run nothing but may still give files away.
+            IdMap::None { .. } if may_chown() => Ids::Natural,
             IdMap::None { .. } => Ids::Owner(rustix::process::geteuid().as_raw()),
         };
         let lacking = vec!["RUN".to_owned()];
         Self { mode: Mode::None, ids, proc: ProcMount::Fresh, lacking, unavailable }
     }
+}
+
+fn may_chown() -> bool {
+    use rustix::thread::{CapabilitySet, capabilities};
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::CHOWN))
 }
 
 impl fmt::Display for Isolation {

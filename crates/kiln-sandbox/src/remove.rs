@@ -126,3 +126,26 @@ fn open_dir(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
     }
     Ok(dir)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closed_and_very_deep_trees_go() {
+        let top = std::env::temp_dir().join(format!("kiln-remove-{}", std::process::id()));
+        std::fs::create_dir_all(top.join("work/work")).unwrap();
+        std::fs::write(top.join("work/work/file"), "").unwrap();
+        std::os::unix::fs::symlink("/", top.join("link")).unwrap();
+        let mut dir = rustix::fs::openat(CWD, &top, OPEN, Mode::empty()).unwrap();
+        for _ in 0..1500 {
+            rustix::fs::mkdirat(&dir, "d", Mode::RWXU).unwrap();
+            dir = rustix::fs::openat(&dir, "d", OPEN, Mode::empty()).unwrap();
+        }
+        rustix::fs::chmod(top.join("work/work"), Mode::empty()).unwrap();
+        rustix::fs::chmod(top.join("work"), Mode::RUSR).unwrap();
+        remove_tree(&top).unwrap();
+        assert!(!top.exists());
+        remove_tree(&top).unwrap();
+    }
+}

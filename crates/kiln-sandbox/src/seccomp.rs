@@ -99,7 +99,7 @@ const DENIED: &[c_long] = &[
     // The machine itself.
     libc::SYS_reboot,
     libc::SYS_kexec_load,
-    libc::SYS_kexec_file_load,
+    KEXEC_FILE_LOAD,
     libc::SYS_init_module,
     libc::SYS_finit_module,
     libc::SYS_delete_module,
@@ -114,6 +114,12 @@ const DENIED: &[c_long] = &[
     libc::SYS_clock_settime,
     libc::SYS_nfsservctl,
 ];
+
+/// `kexec_file_load`, which libc lacks for musl on arm64.
+#[cfg(target_arch = "x86_64")]
+const KEXEC_FILE_LOAD: c_long = libc::SYS_kexec_file_load;
+#[cfg(not(target_arch = "x86_64"))]
+const KEXEC_FILE_LOAD: c_long = 294;
 
 /// `quotactl_fd`, the same on every architecture; libc lacks it for some.
 const QUOTACTL_FD: c_long = 443;
@@ -232,7 +238,7 @@ mod tests {
     #[test]
     fn calls_are_sorted_into_allowed_and_denied() {
         let check = |call, argument, expect| {
-            assert_eq!(answer(NATIVE, call, argument), expect, "{call} {argument:#x}")
+            assert_eq!(answer(NATIVE, call, argument), expect, "{call} {argument:#x}");
         };
         check(libc::SYS_getpid, 0, ALLOW);
         check(libc::SYS_mount, 0, PERMISSION);

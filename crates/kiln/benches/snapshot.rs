@@ -66,7 +66,12 @@ fn measure(what: &str, layer: Vec<u8>) -> Outcome<()> {
             let count = pack(diff(&dir, &[], &SameIds, &[], Options::default())?, &mut writer)?;
             let time = start.elapsed().as_secs_f64();
             let size = writer.finish()?.uncompressed_size as f64;
-            writeln!(out, "    packed in {time:.2} s, {:.0} entries/s, {:.0} MB/s", count as f64 / time, size / 1e6 / time)?;
+            writeln!(
+                out,
+                "    packed in {time:.2} s, {:.0} entries/s, {:.0} MB/s",
+                count as f64 / time,
+                size / 1e6 / time
+            )?;
         }
         std::fs::remove_dir_all(&dir)?;
     }

@@ -72,7 +72,7 @@ pub(crate) fn open(
         ContextSource::Stdin => {
             let mut input = stdin();
             let mut head = vec![0; 512];
-            let filled = fill(&mut input, &mut head).map_err(|e| no_stdin(e))?;
+            let filled = fill(&mut input, &mut head).map_err(no_stdin)?;
             head.truncate(filled);
             let whole = Box::new(io::Cursor::new(head.clone()).chain(input));
             if is_archive(&head) {

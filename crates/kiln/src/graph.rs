@@ -47,7 +47,7 @@ pub struct Meta {
 #[derive(Debug, Clone)]
 pub enum Op {
     /// A base image.
-    Image(BaseImage),
+    Image(Box<BaseImage>),
     /// No files at all.
     Scratch,
     /// A command.

@@ -70,7 +70,10 @@ impl<T: Clone> Promise<T> {
     pub fn settle(&self, value: &Result<T>) {
         let mut slot = self.value.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.is_none() {
-            *slot = Some(value.as_ref().map(T::clone).map_err(Failure::of));
+            *slot = Some(match value {
+                Ok(value) => Ok(value.clone()),
+                Err(error) => Err(Failure::of(error)),
+            });
         }
         drop(slot);
         self.ready.notify_all();

@@ -95,13 +95,9 @@ pub(super) fn remove(args: &RmiArgs, env: &Env) -> Outcome<Exit> {
             missing.push(Error::input(format!("there is no image `{name}` in the store")));
         }
         for image in found {
-            let Some(name) = &image.name else {
-                let error = Error::input(format!("the image `{name}` has no name to remove"));
-                missing.push(error.hint("remove all images with the cache: `kiln prune --all`"));
-                continue;
-            };
-            store.remove_image(name)?;
-            stdout::print(&format!("{}\n", name.familiar()))?;
+            store.remove_image(&image)?;
+            let shown = image.name.as_ref().map_or_else(|| image.descriptor.digest.to_string(), |n| n.familiar());
+            stdout::print(&format!("{shown}\n"))?;
         }
     }
     let mut missing = missing.into_iter();

@@ -69,10 +69,10 @@ fn start_registry(program: &Path, dir: &Path) -> DistributionRegistry {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let host = format!("127.0.0.1:{port}");
+    let registry = DistributionRegistry { child, host: format!("127.0.0.1:{port}") };
     for _ in 0..200 {
-        if std::net::TcpStream::connect(&host).is_ok() {
-            return DistributionRegistry { child, host };
+        if std::net::TcpStream::connect(&registry.host).is_ok() {
+            return registry;
         }
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -1,5 +1,7 @@
 //! The command, run as people run it: every test starts the real binary in an environment of its own.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod build;
 mod debian;
 mod errors;

@@ -196,7 +196,7 @@ fn is_incompressible(data: &[u8]) -> io::Result<bool> {
 ///
 /// Works on the sum of squares, in integers, because floating point might differ between machines. For even
 /// frequencies the sum is total²/256; sampling noise of 64 samples adds less than one percent, and data with
-/// an entropy of 7.9 bits lies at least eight percent above.
+/// an entropy of 7.9 bits lies about seven percent above.
 fn is_flat(histogram: &[u32; 256], total: u32) -> bool {
     let squares: u64 = histogram.iter().map(|n| u64::from(*n) * u64::from(*n)).sum();
     let even = u64::from(total) * u64::from(total) / 256;

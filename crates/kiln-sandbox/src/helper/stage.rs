@@ -18,7 +18,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{CWD, FileType};
+use rustix::fs::{CWD, FileType, Gid, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -103,6 +103,7 @@ fn prepare(isolation: &Isolation, spec: &ExecSpec) -> Result<Stage, Error> {
         }
     }
     lay_out(&spec.work, &mounts)?;
+    give_output(isolation, spec);
     Ok(Stage { layers, upper: Path::new("u").join(upper), work: Path::new("u").join(work), overlays })
 }
 
@@ -241,6 +242,22 @@ fn prepare_work(isolation: &Isolation, spec: &ExecSpec) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Lets the command open `/dev/stdout` and `/dev/stderr`, which are kiln's pipes and belong to a user that it does not have.
+fn give_output(isolation: &Isolation, spec: &ExecSpec) {
+    let outside = |id: u32| match isolation.ids {
+        Ids::Idmapped { base, .. } => base.saturating_add(id),
+        _ => isolation.disk_id(id),
+    };
+    let (uid, gid) = (Uid::from_raw(outside(spec.user.uid)), Gid::from_raw(outside(spec.user.gid)));
+    for stream in [std::io::stdout().as_fd(), std::io::stderr().as_fd()] {
+        let kind = rustix::fs::fstat(stream).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        if kind == Ok(FileType::Fifo) {
+            // Most commands write to the open stream, so failure is theirs to notice.
+            let _ = rustix::fs::fchown(stream, Some(uid), Some(gid));
+        }
+    }
 }
 
 /// Mounts the stage and everything on it.

@@ -72,6 +72,9 @@ pub(super) fn walk(
                 _ => continue,
             }
         }
+        if name == "." {
+            continue;
+        }
         if name == "/" {
             stack.clear();
             continue;
@@ -112,6 +115,10 @@ pub(super) fn walk(
 
 /// Puts the components of a path before those that still wait.
 fn push_front(waiting: &mut VecDeque<OsString>, path: &Path, escape: Escape) -> Result<(), Errno> {
+    // A trailing slash asks for a directory: something behind the last name makes the walk look.
+    if path.as_os_str().as_bytes().ends_with(b"/") {
+        waiting.push_front(OsString::from("."));
+    }
     for part in path.components().rev() {
         match part {
             Component::Normal(name) => waiting.push_front(name.to_owned()),
@@ -120,10 +127,6 @@ fn push_front(waiting: &mut VecDeque<OsString>, path: &Path, escape: Escape) -> 
             Component::RootDir => waiting.push_front(OsString::from("/")),
             Component::CurDir | Component::Prefix(_) => {}
         }
-    }
-    // A trailing slash asks for a directory; a `.` at the end makes the walk check it.
-    if path.as_os_str().as_bytes().ends_with(b"/") && waiting.is_empty() {
-        waiting.push_back(OsString::from("/"));
     }
     Ok(())
 }

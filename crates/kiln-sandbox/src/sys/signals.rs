@@ -35,9 +35,8 @@ impl Signals {
     pub(crate) fn watch() -> Result<Self, Errno> {
         let set = set_of(&WATCHED);
         // SAFETY: the set is initialised and the old mask is not asked for.
-        super::check(
-            unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) }.into(),
-        )?;
+        let answer = unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+        super::check(answer.into())?;
         // SAFETY: the set is initialised; -1 asks for a new descriptor.
         let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC) };
         super::check(fd.into())?;

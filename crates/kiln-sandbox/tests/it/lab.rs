@@ -9,10 +9,10 @@ use std::process::Command;
 use kiln_sandbox::rootdir::Kind;
 use kiln_sandbox::{ExecSpec, Exit, Isolation, RootDir, Running, Sandbox, Stdio};
 
-const PROGRAMS: [&str; 26] = [
+const PROGRAMS: [&str; 27] = [
     "sh", "ls", "cat", "id", "chown", "chmod", "mkdir", "rm", "rmdir", "ln", "stat", "sleep", "true",
     "mount", "unshare", "touch", "cp", "env", "readlink", "grep", "mknod", "uname", "test", "kill", "mkfifo",
-    "mv",
+    "mv", "setcap",
 ];
 
 pub(crate) struct Lab {
@@ -112,11 +112,14 @@ impl Lab {
 
     /// Starts a command with both outputs in one pipe.
     pub(crate) fn start(&self, spec: &ExecSpec) -> (Running, std::io::PipeReader) {
+        self.start_in(&self.isolation, spec)
+    }
+
+    pub(crate) fn start_in(&self, isolation: &Isolation, spec: &ExecSpec) -> (Running, std::io::PipeReader) {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         let stdio = Stdio { stdout: writer.try_clone().expect("clone").into(), stderr: writer.into() };
         (
-            Sandbox::spawn(&self.isolation, spec, stdio)
-                .unwrap_or_else(|error| panic!("{error} {:?}", error.hint)),
+            Sandbox::spawn(isolation, spec, stdio).unwrap_or_else(|error| panic!("{error} {:?}", error.hint)),
             reader,
         )
     }

@@ -3,9 +3,13 @@
 //! Started as root, it runs its own lane and then itself again as two ordinary users. A lane that cannot run says why.
 //! An argument selects the cases whose names contain it.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "this binary is its own test runner")]
+
 mod cases;
 mod lab;
 mod roots;
+mod waiter;
+mod walls;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode};
@@ -21,9 +25,14 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let namespace = enter_build_namespace().expect("enter the build namespace");
     if let [role, dir, pipe] = args.as_slice()
-        && role == cases::HANG
+        && role == walls::HANG
     {
-        return cases::hang(&namespace, dir, pipe);
+        return walls::hang(&namespace, dir, pipe);
+    }
+    if let [role] = args.as_slice()
+        && let Some(code) = waiter::play(role)
+    {
+        return code;
     }
     let filter = args.iter().find(|arg| !arg.starts_with("--")).cloned().unwrap_or_default();
     let mut failed = run_lane(&namespace, &filter);
@@ -50,7 +59,7 @@ fn run_lane(namespace: &BuildNamespace, filter: &str) -> bool {
         Ok(isolation) if isolation.ensure_runnable().is_ok() => {
             println!("lane {lane}: {isolation}");
             let lab = Lab::new(isolation, &store);
-            let all = cases::ALL.iter().chain(roots::ALL);
+            let all = cases::ALL.iter().chain(walls::ALL).chain(roots::ALL).chain(waiter::ALL);
             for (name, case) in all.filter(|(name, _)| format!("{lane}_{name}").contains(filter)) {
                 match catch_unwind(AssertUnwindSafe(|| case(&lab))) {
                     Ok(()) => {

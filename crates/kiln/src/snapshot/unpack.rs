@@ -382,7 +382,7 @@ impl<'a> Unpacker<'a> {
             match set(name, value) {
                 Ok(()) => {}
                 Err(Errno::PERM | Errno::OPNOTSUPP | Errno::ACCESS | Errno::INVAL) => {
-                    self.skipped_xattrs += 1
+                    self.skipped_xattrs += 1;
                 }
                 Err(e) => return Err(e),
             }

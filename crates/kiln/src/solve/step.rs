@@ -1,7 +1,6 @@
 //! One step: taken from the cache, or done.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::thread::Scope;
@@ -241,57 +240,55 @@ impl Packer<'_, '_> {
     fn pack(
         &self,
         layer: &Layer,
-        blob: BlobWriter,
+        mut blob: BlobWriter,
         snapshot: Option<String>,
         fill: impl FnOnce(&mut LayerWriter<&mut BlobWriter>) -> Result<()>,
     ) {
-        let packed = self.write(blob, snapshot, fill);
-        if let Err(error) = &packed {
-            let place = self.prepared.plan.vertices[self.id].meta.place.clone();
-            let failure = crate::rootfs::Failure::of(error).error().at(error.place.clone().or(place));
-            self.prepared
-                .engine
-                .sink
-                .event(Event::Failed { id: self.number, message: error.message.clone() });
-            if self.shared.fail(failure) {
-                self.prepared.engine.cancel.cancel();
+        let packed = match self.write(&mut blob, fill) {
+            Ok(packed) => blob.finish(&packed.descriptor).and_then(|()| self.record(packed, snapshot)),
+            Err(error) => {
+                // Before readers of the blob learn of it, so that their failure is never taken for the first.
+                self.failed(&error);
+                blob.fail(&error.message);
+                return layer.packed.settle(&Err(error));
             }
+        };
+        if let Err(error) = &packed {
+            self.failed(error);
         }
         layer.packed.settle(&packed);
     }
 
+    fn failed(&self, error: &Error) {
+        let place = self.prepared.plan.vertices[self.id].meta.place.clone();
+        let failure = crate::rootfs::Failure::of(error).error().at(place);
+        self.prepared.engine.sink.event(Event::Failed { id: self.number, message: error.message.clone() });
+        if self.shared.fail(failure) {
+            self.prepared.engine.cancel.cancel();
+        }
+    }
+
     fn write(
         &self,
-        mut blob: BlobWriter,
-        snapshot: Option<String>,
+        blob: &mut BlobWriter,
         fill: impl FnOnce(&mut LayerWriter<&mut BlobWriter>) -> Result<()>,
     ) -> Result<Packed> {
         let engine = self.prepared.engine;
         let failed = |e: kiln_oci::layer::Error| Error::environment("cannot write the layer").because(e);
-        let written = (|| {
-            let mut writer =
-                LayerWriter::new(&mut blob, engine.compression, engine.workers).map_err(failed)?;
-            fill(&mut writer)?;
-            let finished = writer.finish().map_err(failed)?;
-            finished.sink.flush().map_err(|e| Error::environment("cannot write the layer").because(e))?;
-            Ok(Packed { descriptor: finished.descriptor, diff_id: finished.diff_id })
-        })();
-        let packed = match written {
-            Ok(packed) => packed,
-            Err(error) => {
-                let error: Error = error;
-                blob.fail(&error.message);
-                return Err(error);
-            }
-        };
-        blob.finish(&packed.descriptor)?;
+        let mut writer = LayerWriter::new(blob, engine.compression, engine.workers).map_err(failed)?;
+        fill(&mut writer)?;
+        let finished = writer.finish().map_err(failed)?;
+        Ok(Packed { descriptor: finished.descriptor, diff_id: finished.diff_id })
+    }
+
+    fn record(&self, packed: Packed, snapshot: Option<String>) -> Result<Packed> {
         let record = Record {
             title: self.prepared.plan.vertices[self.id].meta.title.clone(),
             diff_id: packed.diff_id.clone(),
             layer: packed.descriptor.clone(),
             snapshot,
         };
-        engine.store.put_record(&self.prepared.keys[self.id], &record)?;
+        self.prepared.engine.store.put_record(&self.prepared.keys[self.id], &record)?;
         Ok(packed)
     }
 }

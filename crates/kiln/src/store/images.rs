@@ -84,16 +84,15 @@ impl Store {
         })
     }
 
-    /// Forgets the name of an image; tells whether there was one.
+    /// Forgets an image as [`Store::images`] gave it; tells whether it was still there. Its blobs stay until pruned.
     ///
     /// # Errors
     /// When the index cannot be written.
-    pub fn remove_image(&self, name: &Reference) -> Result<bool> {
-        let name = name.to_string();
+    pub fn remove_image(&self, image: &StoredImage) -> Result<bool> {
         let mut found = false;
         self.change_index(|index| {
             index.manifests.retain(|d| {
-                let this = d.annotations.get(REF_NAME) == Some(&name) || d.digest.as_str() == name;
+                let this = *d == image.descriptor;
                 found |= this;
                 !this
             });

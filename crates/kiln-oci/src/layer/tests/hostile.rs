@@ -103,10 +103,7 @@ fn hostile_archives_are_refused_with_a_reason() {
     check(link("a", b'1', "a"), "hard link to itself");
     check(link("a", b'1', "x/.wh.y"), "hard link to a whiteout");
     check(link("a", b'2', ""), "link target is empty");
-    check(
-        [extended(&record("linkpath=a\0bc")), link("a", b'2', "b")].concat(),
-        "zero byte",
-    );
+    check([extended(&record("linkpath=a\0bc")), link("a", b'2', "b")].concat(), "zero byte");
     // Numbers.
     let negative = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe];
     check(Hand::new(b"a", b'0', 0).set(124, &negative).end(), "the size is negative");

@@ -10,8 +10,11 @@ use std::io::Read;
 
 use super::*;
 
+/// Entries with their content.
+pub(super) type Contents = Vec<(Entry, Vec<u8>)>;
+
 /// Reads a layer to its end.
-pub(super) fn read_all(bytes: &[u8], limits: Limits) -> Result<(Vec<(Entry, Vec<u8>)>, Summary), Error> {
+pub(super) fn read_all(bytes: &[u8], limits: Limits) -> Result<(Contents, Summary), Error> {
     let mut reader = LayerReader::new(bytes, limits)?;
     let mut out = Vec::new();
     while let Some((entry, mut content)) = reader.next()? {

@@ -11,7 +11,7 @@ use super::stage::StageState;
 use super::vars::{Vars, platform_args};
 use super::{Lowered, Pin, Pins, Source, Wanted, pin_key};
 use crate::error::{Error, Place, Result};
-use crate::graph::{BaseImage, CopyFrom, ImageSpec, Meta, Op, Plan, Vertex, VertexId};
+use crate::graph::{CopyFrom, ImageSpec, Meta, Op, Plan, Vertex, VertexId};
 use crate::request::BuildRequest;
 
 /// The `PATH` of an image that has none, as in BuildKit.
@@ -317,7 +317,7 @@ impl Lowering<'_> {
         }
         match self.pins.get(&pin_key(name, &platform)) {
             Some(Pin::Image(base)) => {
-                let base = base.as_ref().clone();
+                let base = base.clone();
                 let config = inherited(&base.config);
                 let reference = name.parse::<Reference>().ok().map(|r| (r, base.digest.clone()));
                 let found = base.platform.clone();
@@ -339,7 +339,7 @@ impl Lowering<'_> {
             return vertex;
         }
         let title = match &op {
-            Op::Image(BaseImage { digest, .. }) => format!("FROM {name} ({})", digest.short()),
+            Op::Image(base) => format!("FROM {name} ({})", base.digest.short()),
             _ => format!("FROM {name}"),
         };
         let vertex = self.vertex(op, None, title, Some(place.clone()));
@@ -377,7 +377,7 @@ impl Lowering<'_> {
                 match self.pins.get(&pin_key(&name, &platform)) {
                     Some(Pin::Directory(_)) => Ok(CopyFrom::Context(name.to_ascii_lowercase())),
                     Some(Pin::Image(base)) => {
-                        let op = Op::Image(base.as_ref().clone());
+                        let op = Op::Image(base.clone());
                         Ok(CopyFrom::Vertex(self.image_vertex(&name, &platform, op, place)))
                     }
                     None if name == "scratch" => {

@@ -25,7 +25,11 @@ fn unchanged_entries_are_left_out() {
 #[test]
 fn changes_bring_their_directories() {
     check(base(), vec![directory("etc"), file("etc/a", "11")], &["etc", "etc/a"]);
-    check(base(), vec![directory("usr"), directory("usr/x"), file("usr/x/new", "")], &["usr", "usr/x", "usr/x/new"]);
+    check(
+        base(),
+        vec![directory("usr"), directory("usr/x"), file("usr/x/new", "")],
+        &["usr", "usr/x", "usr/x/new"],
+    );
 }
 
 #[test]
@@ -52,7 +56,11 @@ fn every_attribute_counts_but_the_time_of_a_directory() {
 
 #[test]
 fn removals_come_first_and_only_when_there_is_something_to_remove() {
-    check(base(), vec![directory("etc"), whiteout("etc/a"), whiteout("etc/zz"), whiteout("nothing")], &["etc", "etc/.wh.a"]);
+    check(
+        base(),
+        vec![directory("etc"), whiteout("etc/a"), whiteout("etc/zz"), whiteout("nothing")],
+        &["etc", "etc/.wh.a"],
+    );
     check(base(), vec![whiteout("usr"), file("+", "")], &["+", ".wh.usr"]);
     check(
         base(),
@@ -60,7 +68,11 @@ fn removals_come_first_and_only_when_there_is_something_to_remove() {
         &["etc", "etc/.wh..wh..opq", "etc/-"],
     );
     // An unchanged file in an opaque directory is not unchanged: the layers below do not show it any more.
-    check(base(), vec![directory("etc"), opaque("etc"), file("etc/a", "1")], &["etc", "etc/.wh..wh..opq", "etc/a"]);
+    check(
+        base(),
+        vec![directory("etc"), opaque("etc"), file("etc/a", "1")],
+        &["etc", "etc/.wh..wh..opq", "etc/a"],
+    );
     check(base(), vec![directory("etc/a"), opaque("etc/a")], &["etc", "etc/a"]);
 }
 
@@ -75,7 +87,8 @@ fn order_is_by_component() {
 
 #[test]
 fn names_of_one_file_come_as_links() {
-    let upper = vec![directory("etc"), file("etc/z", "1"), hard_link("etc/a", "etc/z"), hard_link("b", "etc/z")];
+    let upper =
+        vec![directory("etc"), file("etc/z", "1"), hard_link("etc/a", "etc/z"), hard_link("b", "etc/z")];
     let found = check(base(), upper, &["b", "etc", "etc/a", "etc/z"]);
     assert_eq!(found[0].0.kind, Kind::File { size: 1 });
     assert_eq!(found[0].1, b"1");

@@ -1,6 +1,7 @@
 //! Layers on disk, against what the kernel makes of them where it lets us.
 
 mod diffing;
+mod overlay;
 mod trees;
 mod unpacking;
 mod viewing;
@@ -10,7 +11,9 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use kiln_oci::layer::{Compression, Entry, EntryPath, Kind, LayerReader, LayerWriter, Limits, Precision, Timestamp};
+use kiln_oci::layer::{
+    Compression, Entry, EntryPath, Kind, LayerReader, LayerWriter, Limits, Precision, Timestamp,
+};
 
 use super::*;
 

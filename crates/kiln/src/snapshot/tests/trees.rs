@@ -3,7 +3,7 @@
 use super::*;
 
 /// Numbers that look random and are the same in every run.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn below(&mut self, limit: u64) -> u64 {
@@ -18,7 +18,8 @@ impl Random {
     }
 
     fn dress(&mut self, entry: &mut Entry) {
-        entry.mtime = Timestamp { secs: self.below(2_000_000_000) as i64, nanos: self.below(1_000_000_000) as u32 };
+        entry.mtime =
+            Timestamp { secs: self.below(2_000_000_000) as i64, nanos: self.below(1_000_000_000) as u32 };
         if is_root() {
             (entry.uid, entry.gid) = (self.below(3) as u32 * 1000, self.below(3) as u32 * 70_000);
         }
@@ -34,7 +35,7 @@ impl Random {
     }
 
     /// Returns a tree: a directory's entry comes before what is in it.
-    fn tree(&mut self) -> Content {
+    pub(super) fn tree(&mut self) -> Content {
         let mut dirs = vec![EntryPath::root()];
         let mut files: Vec<(EntryPath, usize)> = Vec::new();
         let mut taken = std::collections::BTreeSet::new();
@@ -88,7 +89,7 @@ fn an_unpacked_tree_is_the_tree() {
         let tree = Random(seed).tree();
         let dir = scratch.dir("layer");
         unpack_into(&dir, &tree, &*ids()).unwrap();
-        let found = without_root(shown(&[dir.clone()]));
+        let found = without_root(shown(std::slice::from_ref(&dir)));
         assert_eq!(found.len(), tree.len(), "seed {seed}");
         for (entry, content) in &tree {
             let (shown, bytes, group) = &found[&entry.path];
@@ -109,7 +110,7 @@ fn an_unpacked_tree_is_the_tree() {
 }
 
 /// What a step could have done to a view: the entries of its upper directory.
-fn step(random: &mut Random, lower: &[PathBuf]) -> Content {
+pub(super) fn step(random: &mut Random, lower: &[PathBuf]) -> Content {
     let mut out: Content = Vec::new();
     let mut gone: Vec<EntryPath> = Vec::new();
     for (path, (entry, content, group)) in without_root(shown(lower)) {
