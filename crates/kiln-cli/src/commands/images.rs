@@ -96,7 +96,10 @@ pub(super) fn remove(args: &RmiArgs, env: &Env) -> Outcome<Exit> {
         }
         for image in found {
             store.remove_image(&image)?;
-            let shown = image.name.as_ref().map_or_else(|| image.descriptor.digest.to_string(), |n| n.familiar());
+            let shown = image
+                .name
+                .as_ref()
+                .map_or_else(|| image.descriptor.digest.to_string(), kiln::oci::Reference::familiar);
             stdout::print(&format!("{shown}\n"))?;
         }
     }

@@ -7,8 +7,10 @@ mod debian;
 mod errors;
 mod lazy;
 mod outputs;
+mod registries;
 mod reproducible;
 mod run;
+mod store;
 
 use kiln_testkit::{Person, TestEnv};
 
