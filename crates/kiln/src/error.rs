@@ -52,6 +52,9 @@ impl Place {
     }
 }
 
+/// What to do when a disk is full.
+const FULL: &str = "free some space, or run `kiln prune`";
+
 /// A failure of the engine.
 #[derive(Debug)]
 pub struct Error {
@@ -105,6 +108,22 @@ impl Error {
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// Returns the failure of a layer that was being written: the disk's fault, or that of the content.
+    pub(crate) fn layer(message: impl Into<String>, error: kiln_oci::layer::Error) -> Self {
+        use kiln_oci::layer::Error as Layer;
+        match error {
+            Layer::Write(source) => {
+                let full = source.kind() == std::io::ErrorKind::StorageFull;
+                let out = Self::environment(message).because(source);
+                if full { out.hint(FULL) } else { out }
+            }
+            changed @ Layer::Changed { .. } => {
+                Self::input(message).because(changed).hint("do not change the context while it is built")
+            }
+            other => Self::input(message).because(other),
+        }
     }
 
     /// Adds the place, unless a closer one is known already.
@@ -206,7 +225,7 @@ impl<T, E: Into<std::io::Error>> FileContext<T> for std::result::Result<T, E> {
             let source: std::io::Error = e.into();
             let full = source.kind() == std::io::ErrorKind::StorageFull;
             let error = Error::environment(format!("cannot {action} `{}`", path.display())).because(source);
-            if full { error.hint("free some space, or run `kiln prune`") } else { error }
+            if full { error.hint(FULL) } else { error }
         })
     }
 }

@@ -430,10 +430,7 @@ impl<W: Write> Emitter<'_, W> {
     }
 
     fn write(&mut self, entry: &Entry, content: Option<&mut dyn Read>) -> Result<()> {
-        self.writer.append(entry, content).map_err(|e| {
-            let changed = matches!(e, kiln_oci::layer::Error::Changed { .. });
-            let error = Error::input(format!("cannot write `/{}` into the layer", entry.path)).because(e);
-            if changed { error.hint("do not change the context while it is built") } else { error }
-        })
+        let failed = |e| Error::layer(format!("cannot write `/{}` into the layer", entry.path), e);
+        self.writer.append(entry, content).map_err(failed)
     }
 }

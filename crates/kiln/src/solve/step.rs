@@ -274,7 +274,7 @@ impl Packer<'_, '_> {
         fill: impl FnOnce(&mut LayerWriter<&mut BlobWriter>) -> Result<()>,
     ) -> Result<Packed> {
         let engine = self.prepared.engine;
-        let failed = |e: kiln_oci::layer::Error| Error::environment("cannot write the layer").because(e);
+        let failed = |e| Error::layer("cannot write the layer", e);
         let mut writer = LayerWriter::new(blob, engine.compression, engine.workers).map_err(failed)?;
         fill(&mut writer)?;
         let finished = writer.finish().map_err(failed)?;
