@@ -160,6 +160,7 @@ fn engine(config: &EngineConfig, request: &BuildRequest, sink: &Sink, cancel: &C
         },
         workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         epoch: request.source_date_epoch.unwrap_or(DEFAULT_EPOCH),
+        limits: request.limits,
         resolv_conf: config.resolv_conf.clone(),
         hosts: config.hosts.clone(),
     })

@@ -15,12 +15,10 @@ use kiln_sandbox::Isolation;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::progress::{Event, Sink};
+use crate::request::ImageLimits;
 use crate::rootfs::{Layer, Origin};
 use crate::snapshot::{Ids, Owner};
 use crate::store::{Growing, Store};
-
-/// A base layer may unpack to this many bytes; more is called a bomb.
-const MAX_UNPACKED: u64 = 256 << 30;
 
 /// Everything that the steps of one build share.
 pub(crate) struct Engine {
@@ -32,6 +30,7 @@ pub(crate) struct Engine {
     pub(crate) compression: Compression,
     pub(crate) workers: usize,
     pub(crate) epoch: i64,
+    pub(crate) limits: ImageLimits,
     pub(crate) resolv_conf: Vec<u8>,
     pub(crate) hosts: Vec<u8>,
 }
@@ -224,11 +223,19 @@ impl Engine {
         dir: &std::path::Path,
         name: &str,
     ) -> Result<kiln_oci::Digest> {
-        let limits = Limits { max_unpacked: MAX_UNPACKED, ..Limits::default() };
+        let limits = Limits { max_unpacked: self.limits.layer_size, ..Limits::default() };
         let failed = |e: Error| e.within(format!("cannot unpack {name}"));
         let reader = LayerReader::threaded(source, limits)
             .map_err(|e| Error::input(format!("cannot read {name}")).because(e))?;
-        let unpacked = crate::snapshot::unpack(reader, dir, &self.ids()).map_err(|e| failed(e.into()))?;
+        let unpacked = crate::snapshot::unpack(reader, dir, &self.ids()).map_err(|e| {
+            let limit = matches!(&e, crate::snapshot::Error::Layer(kiln_oci::layer::Error::Limit { .. }));
+            let error = failed(e.into());
+            if limit {
+                error.hint("raise the limit with `--max-layer-size SIZE` if you trust the image")
+            } else {
+                error
+            }
+        })?;
         self.cancel.check()?;
         Ok(unpacked.diff_id)
     }

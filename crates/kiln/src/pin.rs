@@ -34,13 +34,25 @@ pub(crate) fn resolve(
     });
     for result in results {
         let (pin, wanted) = result.map_err(|_| Error::internal("a thread that resolves names panicked"))?;
-        let pin = pin.map_err(|e| {
+        let pin = pin.and_then(|p| limited(engine, p)).map_err(|e| {
             let message = format!("cannot use `{}` as an image", wanted.name);
             e.within(message).at(wanted.place.clone())
         })?;
         pins.insert(pin_key(&wanted.name, &wanted.platform), pin);
     }
     Ok(())
+}
+
+/// Refuses an image with more layers than the build allows.
+fn limited(engine: &Engine, pin: Pin) -> Result<Pin> {
+    let limit = engine.limits.layers;
+    match &pin {
+        Pin::Image(base) if base.layers.len() > limit => {
+            Err(Error::input(format!("it has {} layers, more than the limit of {limit}", base.layers.len()))
+                .hint("raise the limit with `--max-layers N` if you trust the image"))
+        }
+        _ => Ok(pin),
+    }
 }
 
 fn one(engine: &Engine, request: &BuildRequest, wanted: &Wanted) -> Result<Pin> {

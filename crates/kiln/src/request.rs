@@ -42,6 +42,8 @@ pub struct BuildRequest {
     pub source_date_epoch: Option<i64>,
     /// Isolation asked for RUN.
     pub isolation: IsolationChoice,
+    /// What a base image may at most be.
+    pub limits: ImageLimits,
     /// Steps that may run at once; absent: as many as there are processors.
     pub jobs: Option<usize>,
     /// `HTTP_PROXY` and its like, given to RUN but kept out of history and cache keys.
@@ -153,6 +155,21 @@ pub enum CacheMode {
     ReadWrite,
     /// Do everything anew, and keep.
     WriteOnly,
+}
+
+/// What a base image may at most be: a bomb is refused before it fills the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ImageLimits {
+    /// Bytes that one layer unpacks to.
+    pub layer_size: u64,
+    /// Number of layers; an overlay mount takes 500 at most.
+    pub layers: usize,
+}
+
+impl Default for ImageLimits {
+    fn default() -> Self {
+        Self { layer_size: 64 << 30, layers: 400 }
+    }
 }
 
 /// Isolation of RUN steps.

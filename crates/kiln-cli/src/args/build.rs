@@ -104,11 +104,22 @@ pub(crate) struct BuildArgs {
     /// Isolation of RUN [default: auto]
     #[arg(long, value_enum, value_name = "KIND", help_heading = "Machine")]
     pub(crate) isolation: Option<Isolation>,
-    /// Steps that may run at once [default: one per processor]
+    /// Steps that may run at once [default: four for each processor, at least eight]
     #[arg(long, value_name = "N", value_parser = jobs, help_heading = "Machine")]
     pub(crate) jobs: Option<NonZeroUsize>,
+    /// Bytes that one layer of a base image may unpack to [default: 64GiB]
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Machine")]
+    pub(crate) max_layer_size: Option<u64>,
+    /// Layers that a base image may have [default: 400]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub(crate) max_layers: Option<usize>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+}
+
+fn size(text: &str) -> value::Parsed<u64> {
+    kiln::dockerfile::instruction::parse_size(text)
+        .ok_or_else(|| "expected a size such as `512MiB` or `64GiB`".to_owned())
 }
 
 fn jobs(text: &str) -> value::Parsed<NonZeroUsize> {

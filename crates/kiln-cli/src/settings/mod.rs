@@ -19,7 +19,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use kiln::oci::Platform;
-use kiln::request::{BuildRequest, CacheMode, ContextSource, DockerfileSource, IsolationChoice};
+use kiln::request::{BuildRequest, CacheMode, ContextSource, DockerfileSource, ImageLimits, IsolationChoice};
 use kiln::{Error, ErrorKind};
 
 pub(crate) use config::{Config, Defaults};
@@ -90,6 +90,13 @@ impl Settings {
             source_date_epoch: source_date_epoch(args, &build_args, env)?,
             isolation: args.isolation.or(defaults.isolation).map_or(IsolationChoice::Auto, Into::into),
             jobs: args.jobs.or(defaults.jobs).map(NonZeroUsize::get),
+            limits: {
+                let default = ImageLimits::default();
+                ImageLimits {
+                    layer_size: args.max_layer_size.unwrap_or(default.layer_size),
+                    layers: args.max_layers.unwrap_or(default.layers),
+                }
+            },
             proxy_args: proxy_args(&build_args),
             build_args,
         };

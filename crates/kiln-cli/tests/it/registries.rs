@@ -108,3 +108,22 @@ fn progress_is_told_as_lines_or_as_json() {
     let quiet = env.kiln(["build", "-q", "-t", &name, "--push", "ctx"]);
     assert!(quiet.ok().starts_with("sha256:") && quiet.stderr.is_empty(), "{}", quiet.stderr);
 }
+
+#[test]
+fn bombs_are_refused() {
+    let env = env();
+    env.write("bomb/Dockerfile", "FROM scratch\nCOPY zeros /zeros\nCOPY zeros /more\n");
+    env.write("bomb/zeros", vec![0; 20_000_000]);
+    let name = format!("{}/bomb:1", env.host());
+    env.kiln(["build", "-t", &name, "--push", "bomb"]).ok();
+    env.kiln(["prune", "--all"]).ok();
+    // `/bin/` is a place where the base has to be looked at.
+    env.write("ctx/Dockerfile", format!("FROM {name}\nCOPY Dockerfile /bin/\n"));
+    env.kiln(["build", "--max-layer-size", "1MiB", "ctx"])
+        .fails(1, &["cannot unpack layer", "--max-layer-size"]);
+    env.kiln(["build", "--max-layers", "1", "ctx"])
+        .fails(1, &["it has 2 layers", "--max-layers", "Dockerfile:1"]);
+    let left = std::fs::read_dir(env.root.join("home/store/tmp")).unwrap().count();
+    assert_eq!(left, 0, "something half unpacked stayed");
+    env.kiln(["build", "ctx"]).ok();
+}
