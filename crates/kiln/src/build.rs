@@ -100,6 +100,9 @@ fn run(
     if prepared.runs_commands() {
         engine.require_sandbox()?;
         engine.sink.event(Event::Note { text: engine.isolation.to_string() });
+        if let Some(why) = &config.namespace.note {
+            engine.sink.event(Event::Note { text: format!("there are no more user ids here: {why}") });
+        }
     }
     let jobs = request.jobs.unwrap_or_else(|| (4 * engine.workers).max(8));
     std::thread::scope(|scope| {

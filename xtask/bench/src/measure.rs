@@ -25,7 +25,8 @@ pub(crate) fn calibrate() -> f64 {
         let start = Instant::now();
         let mut x = std::hint::black_box(round | 1);
         for _ in 0..STEPS {
-            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            // Not linear, so that the compiler cannot take several steps at once.
+            x = (x ^ (x >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         }
         std::hint::black_box(x);
         best = best.min(start.elapsed());

@@ -27,7 +27,7 @@ const TABLE: [Allowed; 9] = [
         tests: &["kiln-testkit"],
         never: &["libc"],
     },
-    Allowed { name: "kiln-cli", ours: &["kiln"], tests: &["kiln-testkit"], never: &["libc"] },
+    Allowed { name: "kiln-cli", ours: &["kiln"], tests: &["kiln-testkit", "kiln-remote"], never: &["libc"] },
     Allowed { name: "kiln-testkit", ours: &["kiln-oci", "kiln-remote", "kiln"], tests: &[], never: &[] },
     Allowed { name: "xtask", ours: &[], tests: &[], never: &[] },
     Allowed { name: "xtask-bench", ours: &["kiln-oci", "kiln"], tests: &[], never: &[] },

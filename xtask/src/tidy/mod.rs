@@ -52,7 +52,8 @@ pub(crate) fn run() -> Outcome {
             println!("tidy: {} files, {} manifests, nothing to say", sources.len(), manifests.len());
             Ok(())
         }
-        count => Err(format!("tidy: {count} violations")),
+        1 => Err("a rule of the house is broken".to_owned()),
+        count => Err(format!("rules of the house are broken in {count} places")),
     }
 }
 

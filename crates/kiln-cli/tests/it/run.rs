@@ -150,16 +150,26 @@ fn output_is_never_clipped() {
     assert!(told.stderr.contains("no newline at the end"));
 }
 
+/// A build that is killed with its test.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Starts a build whose RUN prints `ready`, starts children and sleeps; returns it once it has printed.
-fn sleeping(env: &TestEnv, marker: &str) -> std::process::Child {
+fn sleeping(env: &TestEnv, marker: &str) -> Killed {
     let base = env.base();
     env.write(
         "ctx/Dockerfile",
         format!("FROM {base}\nRUN sleep {marker} & (sleep {marker} &) ; echo ready ; sleep {marker}\n"),
     );
     let mut command = env.command(["build", "--progress", "plain", "ctx"]);
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut child = Killed(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(child.0.stderr.take().unwrap()).lines();
     let ready = lines.any(|l| l.is_ok_and(|l| l.ends_with(" ready")));
     assert!(ready, "the command did not start");
     // Whatever it goes on to say must not block it.
@@ -189,8 +199,8 @@ fn a_killed_build_leaves_no_process_and_no_mount() {
         let marker = format!("77{n}{}", std::process::id());
         let mut child = sleeping(&env, &marker);
         wait_for(|| processes(&marker) >= 3, "the children of the step were not found");
-        child.kill().unwrap();
-        child.wait().unwrap();
+        child.0.kill().unwrap();
+        child.0.wait().unwrap();
         wait_for(|| processes(&marker) == 0, "processes of the step are left");
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         assert!(!mounts.contains(&env.root.display().to_string()), "{mounts}");
@@ -206,9 +216,9 @@ fn an_interrupted_build_stops_within_a_second() {
         let marker = format!("88{n}{}", std::process::id());
         let mut child = sleeping(&env, &marker);
         let start = Instant::now();
-        let pid = child.id().to_string();
+        let pid = child.0.id().to_string();
         assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-        let status = child.wait().unwrap();
+        let status = child.0.wait().unwrap();
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
         assert_eq!(status.code(), Some(130));
         wait_for(|| processes(&marker) == 0, "processes of the step are left");
