@@ -97,8 +97,8 @@ fn run(
     let spec = plan.images.first().ok_or_else(|| Error::internal("the plan has no image"))?;
     let chain = plan.chain(spec.rootfs);
     let prepared = solve::prepare(engine, plan, contexts, request.cache)?;
-    if prepared.runs_commands() {
-        engine.require_sandbox()?;
+    if let Some(command) = prepared.first_command() {
+        engine.require_sandbox().map_err(|e| e.at(command.meta.place.clone()))?;
         engine.sink.event(Event::Note { text: engine.isolation.to_string() });
         if let Some(why) = &config.namespace.note {
             engine.sink.event(Event::Note { text: format!("there are no more user ids here: {why}") });

@@ -18,7 +18,7 @@ use crate::context::Context;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::files::{ContextTree, SourceTree};
-use crate::graph::{CopyAction, CopyFrom, Op, Plan, VertexId};
+use crate::graph::{CopyAction, CopyFrom, Op, Plan, Vertex, VertexId};
 use crate::progress::Event;
 use crate::request::CacheMode;
 use crate::rootfs::{Layer, Rootfs};
@@ -81,11 +81,11 @@ pub(crate) fn prepare<'a>(
 }
 
 impl Prepared<'_> {
-    /// Tells whether a command has to be run.
-    pub(crate) fn runs_commands(&self) -> bool {
-        self.needed
-            .iter()
-            .any(|id| self.hits[*id].is_none() && matches!(self.plan.vertices[*id].op, Op::Exec(_)))
+    /// Returns the first command that has to be run.
+    pub(crate) fn first_command(&self) -> Option<&Vertex> {
+        let runs =
+            |id: &&VertexId| self.hits[**id].is_none() && matches!(self.plan.vertices[**id].op, Op::Exec(_));
+        self.needed.iter().find(runs).map(|id| &self.plan.vertices[*id])
     }
 
     /// Runs what has to be run; `publish` is told of every layer as soon as it is being packed.

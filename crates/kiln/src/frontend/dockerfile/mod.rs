@@ -4,6 +4,7 @@
 //! base image that it has no [`Pins`] for comes back as [`Lowered::Wanted`], the caller resolves it and asks
 //! again. That is the only loop in a build, and it ends because every round names images not named before.
 
+mod files;
 mod lower;
 mod run;
 mod stage;

@@ -2,7 +2,7 @@
 
 use kiln_dockerfile::expand::{ExpandError, Expanded, expand_heredoc, expand_word, expand_words};
 use kiln_dockerfile::instruction::{
-    Add, Arg, CommandForm, Copy, Env, Expose, Healthcheck, Instruction, Label, PortSpec, Source as Operand,
+    Arg, CommandForm, Env, Expose, Healthcheck, Instruction, Label, PortSpec,
 };
 use kiln_dockerfile::{Heredoc, Span, Spanned, Statement};
 use kiln_oci::{Digest, ImageConfig, Platform, Reference};
@@ -10,7 +10,7 @@ use kiln_oci::{Digest, ImageConfig, Platform, Reference};
 use super::lower::Lowering;
 use super::vars::{PROXIES, Vars};
 use crate::error::{Error, Place, Result};
-use crate::graph::{CopyAction, CopySource, FileAction, FileOp, Op, VertexId};
+use crate::graph::VertexId;
 
 /// A stage so far.
 #[derive(Debug, Clone)]
@@ -92,7 +92,7 @@ impl StageState {
     }
 
     /// Returns `path` as an absolute one; a trailing `/` stays.
-    fn absolute(&self, path: &str) -> String {
+    pub(super) fn absolute(&self, path: &str) -> String {
         let workdir =
             if self.config.config.working_dir.is_empty() { "/" } else { &self.config.config.working_dir };
         let joined = if path.starts_with('/') { path.to_owned() } else { format!("{workdir}/{path}") };
@@ -101,13 +101,13 @@ impl StageState {
         if slash && clean != "/" { format!("{clean}/") } else { clean }
     }
 
-    fn note(&mut self, statement: &Statement) {
+    pub(super) fn note(&mut self, statement: &Statement) {
         self.history.push((statement.original.clone(), None));
     }
 }
 
 /// Removes `.`, `..` and doubled slashes of an absolute path.
-fn clean(path: &str) -> String {
+pub(super) fn clean(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {
@@ -150,11 +150,11 @@ impl<'a, 'b> Words<'a, 'b> {
             .map_err(|e| self.lowering.source.error(e.at(word.span)))
     }
 
-    fn optional(&self, word: Option<&Spanned<String>>) -> Result<Option<String>> {
+    pub(super) fn optional(&self, word: Option<&Spanned<String>>) -> Result<Option<String>> {
         word.map(|w| self.word(w)).transpose()
     }
 
-    fn heredoc(&self, heredoc: &Heredoc) -> Result<Vec<u8>> {
+    pub(super) fn heredoc(&self, heredoc: &Heredoc) -> Result<Vec<u8>> {
         let content = heredoc.content();
         if !heredoc.expand {
             return Ok(content.into_owned().into_bytes());
@@ -177,11 +177,11 @@ pub(super) fn instruction(
         Instruction::Env(env) => self::env(lowering, state, env)?,
         Instruction::Label(label) => self::label(lowering, state, label)?,
         Instruction::Run(run) => return super::run::run(lowering, state, statement, run, place),
-        Instruction::Copy(copy) => return self::copy(lowering, state, statement, copy, index, place),
-        Instruction::Add(add) => return self::add(lowering, state, statement, add, place),
+        Instruction::Copy(copy) => return super::files::copy(lowering, state, statement, copy, index, place),
+        Instruction::Add(add) => return super::files::add(lowering, state, statement, add, place),
         Instruction::Workdir(workdir) => {
             let path = Words::new(lowering, state).word(&workdir.path)?;
-            return self::workdir(lowering, state, statement, &path, place);
+            return super::files::workdir(lowering, state, statement, &path, place);
         }
         Instruction::Cmd(cmd) => {
             state.config.config.cmd = Some(state.command(&cmd.command));
@@ -296,184 +296,6 @@ fn healthcheck(check: &Healthcheck) -> kiln_oci::Healthcheck {
         start_period: nanos(&command.start_period),
         start_interval: nanos(&command.start_interval),
         retries: command.retries.as_ref().map_or(0, |r| u64::from(r.value)),
-    }
-}
-
-fn workdir(
-    lowering: &mut Lowering<'_>,
-    state: &mut StageState,
-    statement: &Statement,
-    path: &str,
-    place: &Place,
-) -> Result<()> {
-    let path = clean(&state.absolute(path));
-    state.config.config.working_dir.clone_from(&path);
-    if path == "/" {
-        state.note(statement);
-        return Ok(());
-    }
-    let user = state.config.config.user.clone();
-    let op = FileOp { actions: vec![FileAction::MakeDir { path, user }] };
-    file_step(lowering, state, statement, op, place);
-    Ok(())
-}
-
-/// Adds a vertex that changes files, and its history.
-fn file_step(
-    lowering: &mut Lowering<'_>,
-    state: &mut StageState,
-    statement: &Statement,
-    op: FileOp,
-    place: &Place,
-) {
-    let title = state.title(&statement.original);
-    let vertex = lowering.vertex(Op::File(op), Some(state.vertex), title, Some(place.clone()));
-    state.vertex = vertex;
-    state.history.push((statement.original.clone(), Some(vertex)));
-}
-
-fn copy(
-    lowering: &mut Lowering<'_>,
-    state: &mut StageState,
-    statement: &Statement,
-    copy: &Copy,
-    index: usize,
-    place: &Place,
-) -> Result<()> {
-    if let Some(parents) = copy.parents.as_ref().filter(|p| p.value) {
-        return Err(unsupported("COPY --parents", &lowering.source.place(parents.span)));
-    }
-    let from = lowering.copy_source(copy.from.as_ref(), index, place)?;
-    let words = Words::new(lowering, state);
-    let chown = words.optional(copy.chown.as_ref())?;
-    let chmod = mode(lowering, &words, copy.chmod.as_ref())?;
-    let dest = dest(lowering, state, &words, &copy.dest)?;
-    let mut exclude = Vec::new();
-    for pattern in &copy.exclude {
-        exclude.push(words.word(pattern)?);
-    }
-    let template = CopyAction {
-        from,
-        sources: Vec::new(),
-        dest,
-        chown,
-        chmod,
-        unpack: false,
-        exclude,
-        link: copy.link.as_ref().is_some_and(|l| l.value),
-    };
-    let actions = actions(lowering, &words, &copy.sources, template)?;
-    file_step(lowering, state, statement, FileOp { actions }, place);
-    Ok(())
-}
-
-fn add(
-    lowering: &mut Lowering<'_>,
-    state: &mut StageState,
-    statement: &Statement,
-    add: &Add,
-    place: &Place,
-) -> Result<()> {
-    if let Some(checksum) = &add.checksum {
-        return Err(unsupported("ADD --checksum", &lowering.source.place(checksum.span)));
-    }
-    if let Some(keep) = &add.keep_git_dir {
-        return Err(unsupported("ADD --keep-git-dir", &lowering.source.place(keep.span)));
-    }
-    let words = Words::new(lowering, state);
-    let chown = words.optional(add.chown.as_ref())?;
-    let chmod = mode(lowering, &words, add.chmod.as_ref())?;
-    let dest = dest(lowering, state, &words, &add.dest)?;
-    let mut exclude = Vec::new();
-    for pattern in &add.exclude {
-        exclude.push(words.word(pattern)?);
-    }
-    let template = CopyAction {
-        from: crate::graph::CopyFrom::Context(String::new()),
-        sources: Vec::new(),
-        dest,
-        chown,
-        chmod,
-        unpack: add.unpack.as_ref().is_none_or(|u| u.value),
-        exclude,
-        link: add.link.as_ref().is_some_and(|l| l.value),
-    };
-    let actions = actions(lowering, &words, &add.sources, template)?;
-    for action in &actions {
-        let FileAction::Copy(copy) = action else { continue };
-        for source in &copy.sources {
-            let remote = ["http://", "https://", "git://", "ssh://", "git@"];
-            if remote.iter().any(|prefix| source.path.starts_with(prefix)) {
-                return Err(unsupported(
-                    &format!("ADD of `{}`", source.path),
-                    source.place.as_ref().unwrap_or(place),
-                ));
-            }
-        }
-    }
-    file_step(lowering, state, statement, FileOp { actions }, place);
-    Ok(())
-}
-
-/// Returns the actions of one COPY: paths together, heredocs as files of their own.
-fn actions(
-    lowering: &Lowering<'_>,
-    words: &Words<'_, '_>,
-    operands: &[Operand],
-    template: CopyAction,
-) -> Result<Vec<FileAction>> {
-    let mut actions = Vec::new();
-    let mut sources = Vec::new();
-    for operand in operands {
-        match operand {
-            Operand::Path(path) => sources
-                .push(CopySource { path: words.word(path)?, place: Some(lowering.source.place(path.span)) }),
-            Operand::Heredoc(heredoc) => actions.push(FileAction::Write {
-                name: heredoc.name.value.clone(),
-                content: words.heredoc(heredoc)?,
-                dest: template.dest.clone(),
-                chown: template.chown.clone(),
-                chmod: template.chmod,
-            }),
-        }
-    }
-    if !sources.is_empty() {
-        actions.insert(0, FileAction::Copy(CopyAction { sources, ..template }));
-    }
-    Ok(actions)
-}
-
-fn dest(
-    lowering: &Lowering<'_>,
-    state: &StageState,
-    words: &Words<'_, '_>,
-    dest: &Spanned<String>,
-) -> Result<String> {
-    let text = words.word(dest)?;
-    if text.is_empty() {
-        return Err(Error::input(format!(
-            "destination `{}` is empty after its variables are replaced",
-            dest.value
-        ))
-        .at(Some(lowering.source.place(dest.span))));
-    }
-    Ok(state.absolute(&text))
-}
-
-fn mode(
-    lowering: &Lowering<'_>,
-    words: &Words<'_, '_>,
-    chmod: Option<&Spanned<String>>,
-) -> Result<Option<u32>> {
-    let Some(chmod) = chmod else { return Ok(None) };
-    let text = words.word(chmod)?;
-    let place = lowering.source.place(chmod.span);
-    match u32::from_str_radix(&text, 8) {
-        Ok(mode) if mode <= 0o7777 => Ok(Some(mode)),
-        _ if text.contains(['=', '+', '-']) => Err(unsupported(&format!("symbolic mode `{text}`"), &place)),
-        _ => Err(Error::input(format!("`{text}` is not a file mode"))
-            .at(Some(place))
-            .hint("write an octal number up to 7777, such as 755")),
     }
 }
 

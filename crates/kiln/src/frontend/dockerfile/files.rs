@@ -1,0 +1,201 @@
+//! Instructions that change files: WORKDIR, COPY, ADD.
+
+use kiln_dockerfile::instruction::{Add, Copy, Source as Operand};
+use kiln_dockerfile::{Spanned, Statement};
+
+use super::lower::Lowering;
+use super::stage::{StageState, Words, clean, unsupported};
+use crate::error::{Error, Place, Result};
+use crate::graph::{CopyAction, CopyFrom, CopySource, FileAction, FileOp, Op};
+
+/// What COPY and ADD have in common.
+struct Transfer<'a> {
+    sources: &'a [Operand],
+    dest: &'a Spanned<String>,
+    chown: Option<&'a Spanned<String>>,
+    chmod: Option<&'a Spanned<String>>,
+    link: Option<&'a Spanned<bool>>,
+    exclude: &'a [Spanned<String>],
+}
+
+pub(super) fn workdir(
+    lowering: &mut Lowering<'_>,
+    state: &mut StageState,
+    statement: &Statement,
+    path: &str,
+    place: &Place,
+) -> Result<()> {
+    let path = clean(&state.absolute(path));
+    state.config.config.working_dir.clone_from(&path);
+    if path == "/" {
+        state.note(statement);
+        return Ok(());
+    }
+    let user = state.config.config.user.clone();
+    let op = FileOp { actions: vec![FileAction::MakeDir { path, user }] };
+    file_step(lowering, state, statement, op, place);
+    Ok(())
+}
+
+/// Adds a vertex that changes files, and its history.
+fn file_step(
+    lowering: &mut Lowering<'_>,
+    state: &mut StageState,
+    statement: &Statement,
+    op: FileOp,
+    place: &Place,
+) {
+    let title = state.title(&statement.original);
+    let vertex = lowering.vertex(Op::File(op), Some(state.vertex), title, Some(place.clone()));
+    state.vertex = vertex;
+    state.history.push((statement.original.clone(), Some(vertex)));
+}
+
+pub(super) fn copy(
+    lowering: &mut Lowering<'_>,
+    state: &mut StageState,
+    statement: &Statement,
+    copy: &Copy,
+    index: usize,
+    place: &Place,
+) -> Result<()> {
+    if let Some(parents) = copy.parents.as_ref().filter(|p| p.value) {
+        return Err(unsupported("COPY --parents", &lowering.source.place(parents.span)));
+    }
+    let from = lowering.copy_source(copy.from.as_ref(), index, place)?;
+    let transfer = Transfer {
+        sources: &copy.sources,
+        dest: &copy.dest,
+        chown: copy.chown.as_ref(),
+        chmod: copy.chmod.as_ref(),
+        link: copy.link.as_ref(),
+        exclude: &copy.exclude,
+    };
+    let actions = transfer.actions(lowering, state, from, false)?;
+    file_step(lowering, state, statement, FileOp { actions }, place);
+    Ok(())
+}
+
+pub(super) fn add(
+    lowering: &mut Lowering<'_>,
+    state: &mut StageState,
+    statement: &Statement,
+    add: &Add,
+    place: &Place,
+) -> Result<()> {
+    if let Some(checksum) = &add.checksum {
+        return Err(unsupported("ADD --checksum", &lowering.source.place(checksum.span)));
+    }
+    if let Some(keep) = &add.keep_git_dir {
+        return Err(unsupported("ADD --keep-git-dir", &lowering.source.place(keep.span)));
+    }
+    let transfer = Transfer {
+        sources: &add.sources,
+        dest: &add.dest,
+        chown: add.chown.as_ref(),
+        chmod: add.chmod.as_ref(),
+        link: add.link.as_ref(),
+        exclude: &add.exclude,
+    };
+    let unpack = add.unpack.as_ref().is_none_or(|u| u.value);
+    let actions = transfer.actions(lowering, state, CopyFrom::Context(String::new()), unpack)?;
+    for action in &actions {
+        let FileAction::Copy(copy) = action else { continue };
+        for source in &copy.sources {
+            let remote = ["http://", "https://", "git://", "ssh://", "git@"];
+            if remote.iter().any(|prefix| source.path.starts_with(prefix)) {
+                let place = source.place.as_ref().unwrap_or(place);
+                return Err(unsupported(&format!("ADD of `{}`", source.path), place));
+            }
+        }
+    }
+    file_step(lowering, state, statement, FileOp { actions }, place);
+    Ok(())
+}
+
+impl Transfer<'_> {
+    /// Expands everything, all with the variables as they were before the instruction.
+    fn actions(
+        &self,
+        lowering: &Lowering<'_>,
+        state: &StageState,
+        from: CopyFrom,
+        unpack: bool,
+    ) -> Result<Vec<FileAction>> {
+        let words = Words::new(lowering, state);
+        let exclude = self.exclude.iter().map(|pattern| words.word(pattern)).collect::<Result<_>>()?;
+        let template = CopyAction {
+            from,
+            sources: Vec::new(),
+            dest: dest(lowering, state, &words, self.dest)?,
+            chown: words.optional(self.chown)?,
+            chmod: mode(lowering, &words, self.chmod)?,
+            unpack,
+            exclude,
+            link: self.link.is_some_and(|l| l.value),
+        };
+        actions(lowering, &words, self.sources, template)
+    }
+}
+
+/// Returns the actions of one COPY: paths together, heredocs as files of their own.
+fn actions(
+    lowering: &Lowering<'_>,
+    words: &Words<'_, '_>,
+    operands: &[Operand],
+    template: CopyAction,
+) -> Result<Vec<FileAction>> {
+    let mut actions = Vec::new();
+    let mut sources = Vec::new();
+    for operand in operands {
+        match operand {
+            Operand::Path(path) => sources
+                .push(CopySource { path: words.word(path)?, place: Some(lowering.source.place(path.span)) }),
+            Operand::Heredoc(heredoc) => actions.push(FileAction::Write {
+                name: heredoc.name.value.clone(),
+                content: words.heredoc(heredoc)?,
+                dest: template.dest.clone(),
+                chown: template.chown.clone(),
+                chmod: template.chmod,
+            }),
+        }
+    }
+    if !sources.is_empty() {
+        actions.insert(0, FileAction::Copy(CopyAction { sources, ..template }));
+    }
+    Ok(actions)
+}
+
+fn dest(
+    lowering: &Lowering<'_>,
+    state: &StageState,
+    words: &Words<'_, '_>,
+    dest: &Spanned<String>,
+) -> Result<String> {
+    let text = words.word(dest)?;
+    if text.is_empty() {
+        return Err(Error::input(format!(
+            "destination `{}` is empty after its variables are replaced",
+            dest.value
+        ))
+        .at(Some(lowering.source.place(dest.span))));
+    }
+    Ok(state.absolute(&text))
+}
+
+fn mode(
+    lowering: &Lowering<'_>,
+    words: &Words<'_, '_>,
+    chmod: Option<&Spanned<String>>,
+) -> Result<Option<u32>> {
+    let Some(chmod) = chmod else { return Ok(None) };
+    let text = words.word(chmod)?;
+    let place = lowering.source.place(chmod.span);
+    match u32::from_str_radix(&text, 8) {
+        Ok(mode) if mode <= 0o7777 => Ok(Some(mode)),
+        _ if text.contains(['=', '+', '-']) => Err(unsupported(&format!("symbolic mode `{text}`"), &place)),
+        _ => Err(Error::input(format!("`{text}` is not a file mode"))
+            .at(Some(place))
+            .hint("write an octal number up to 7777, such as 755")),
+    }
+}
