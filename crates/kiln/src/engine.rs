@@ -242,6 +242,11 @@ impl Engine {
 
     /// Returns the directories of `layers`, topmost first, unpacking several at once.
     pub(crate) fn all_files(&self, layers: &[Arc<Layer>]) -> Result<Vec<PathBuf>> {
+        // Mostly everything is there already, and threads would only cost time.
+        let there = |l: &Arc<Layer>| l.files.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(dirs) = layers.iter().rev().map(there).collect() {
+            return Ok(dirs);
+        }
         let mut found: Vec<Option<Result<PathBuf>>> = Vec::new();
         found.resize_with(layers.len(), || None);
         let next = Mutex::new(found.iter_mut().zip(layers));

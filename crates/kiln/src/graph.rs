@@ -221,17 +221,25 @@ impl Plan {
         }
     }
 
-    /// Tells whether a step looks into the files of the base under `id`: then destinations are looked up there.
+    /// Tells of every vertex whether a step looks into the files of its base: then destinations are looked up there.
     ///
     /// It is decided from the plan alone, before anything runs, so that the answer, and with it the layer,
     /// does not depend on what this machine's cache holds.
     #[must_use]
-    pub fn base_is_read(&self, id: VertexId) -> bool {
-        let base = self.chain(id).first().copied();
-        (0..self.vertices.len()).any(|v| {
-            let chain_base = |x: VertexId| self.chain(x).first().copied() == base;
-            let exec = matches!(self.vertices[v].op, Op::Exec(_)) && chain_base(v);
-            exec || self.inputs(v).into_iter().any(chain_base)
-        })
+    pub fn bases_read(&self) -> Vec<bool> {
+        let mut bases: Vec<VertexId> = Vec::with_capacity(self.vertices.len());
+        for (id, vertex) in self.vertices.iter().enumerate() {
+            bases.push(vertex.parent.map_or(id, |parent| bases[parent]));
+        }
+        let mut read = vec![false; self.vertices.len()];
+        for (id, vertex) in self.vertices.iter().enumerate() {
+            if matches!(vertex.op, Op::Exec(_)) {
+                read[bases[id]] = true;
+            }
+            for input in self.inputs(id) {
+                read[bases[input]] = true;
+            }
+        }
+        bases.into_iter().map(|base| read[base]).collect()
     }
 }

@@ -25,6 +25,7 @@ pub(super) fn all(
     engine: &Engine,
     plan: &Plan,
     contexts: &BTreeMap<String, SourceTree>,
+    base_read: &[bool],
 ) -> Result<Vec<Digest>> {
     let mut keys: Vec<Digest> = Vec::with_capacity(plan.vertices.len());
     for (id, vertex) in plan.vertices.iter().enumerate() {
@@ -52,7 +53,7 @@ pub(super) fn all(
             }
             Op::File(file) => {
                 hasher.field(b"file");
-                hasher.field(&[u8::from(plan.base_is_read(id))]);
+                hasher.field(&[u8::from(base_read.get(id) == Some(&true))]);
                 for action in &file.actions {
                     self::action(action, &keys, contexts, &mut hasher)
                         .map_err(|e| e.at(vertex.meta.place.clone()))?;

@@ -43,6 +43,8 @@ pub(crate) struct Prepared<'a> {
     plan: &'a Plan,
     contexts: BTreeMap<String, SourceTree>,
     keys: Vec<Digest>,
+    /// Of every vertex, whether a step looks into the files of its base.
+    base_read: Vec<bool>,
     hits: Vec<Option<Record>>,
     needed: BTreeSet<VertexId>,
 }
@@ -58,7 +60,8 @@ pub(crate) fn prepare<'a>(
     cache: CacheMode,
 ) -> Result<Prepared<'a>> {
     let contexts = open_contexts(plan, contexts)?;
-    let keys = keys::all(engine, plan, &contexts)?;
+    let base_read = plan.bases_read();
+    let keys = keys::all(engine, plan, &contexts, &base_read)?;
     let hit = |id: VertexId| {
         if cache == CacheMode::WriteOnly || !makes_layer(&plan.vertices[id].op) {
             return None;
@@ -77,7 +80,7 @@ pub(crate) fn prepare<'a>(
             todo.extend(plan.inputs(id));
         }
     }
-    Ok(Prepared { engine, plan, contexts, keys, hits, needed })
+    Ok(Prepared { engine, plan, contexts, keys, base_read, hits, needed })
 }
 
 impl Prepared<'_> {

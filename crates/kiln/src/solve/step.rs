@@ -179,7 +179,7 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
             _ => (0, None),
         };
         let executes = chain.iter().any(|id| matches!(plan.vertices[*id].op, Op::Exec(_)));
-        if executes || (assumptions.is_some() && plan.base_is_read(self.id)) {
+        if executes || (assumptions.is_some() && self.prepared.base_read[self.id]) {
             return self.exact(below);
         }
         let mut layers = Vec::new();
