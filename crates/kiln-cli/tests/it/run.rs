@@ -250,5 +250,6 @@ fn a_build_without_run_needs_no_isolation() {
     env.write("ctx/f", "f");
     env.kiln(["build", "--isolation", "none", "ctx"]).ok();
     env.write("ctx/Dockerfile", "FROM scratch\nCOPY f /f\nRUN /f\n");
-    env.kiln(["build", "--isolation", "none", "ctx"]).fails(4, &["RUN cannot be isolated here", "Dockerfile:3"]);
+    env.kiln(["build", "--isolation", "none", "ctx"])
+        .fails(4, &["RUN cannot be isolated here", "Dockerfile:3"]);
 }
