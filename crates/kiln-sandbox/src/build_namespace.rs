@@ -101,8 +101,17 @@ fn arrive() -> Option<BuildNamespace> {
     if lifeline.is_some_and(|lifeline| has_hung_up(&lifeline)) {
         sys::exit_now(1);
     }
+    hide();
     let note = (!note.is_empty()).then(|| note.to_owned());
     Some(BuildNamespace { ids: ids_here(), note })
+}
+
+/// Closes this process's memory and environment to others of the same user.
+///
+/// Where there is one id only, a command has the user id of kiln; where the surrounding `/proc` is bound in, it sees kiln
+/// as well. Neither the tokens in kiln's environment nor those in its memory are meant for it.
+fn hide() {
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 pub(crate) fn has_hung_up(pipe: &OwnedFd) -> bool {
@@ -256,6 +265,7 @@ fn try_depart(plan: &Plan, note: Option<&str>) -> Result<std::convert::Infallibl
         inheritable: CapabilitySet::empty(),
     };
     let _ = rustix::thread::set_capabilities(None, none);
+    hide();
     wait_and_exit(child, &signals)
 }
 

@@ -195,7 +195,7 @@ pub fn choose(
     }
 }
 
-/// Tries every rung of the ladder and returns what each gives or why it does not, for `kiln doctor`.
+/// Tries every rung of the ladder and returns what each gives or why it does not: for people who set up a machine.
 pub fn probe(namespace: &BuildNamespace, store_dir: &Path) -> Vec<(Requested, Result<Isolation, Error>)> {
     [Requested::Userns, Requested::UsernsSingle, Requested::None]
         .into_iter()

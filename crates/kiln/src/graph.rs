@@ -170,6 +170,8 @@ pub struct CopyAction {
 /// A source operand.
 #[derive(Debug, Clone)]
 pub struct CopySource {
+    /// `COPY` or `ADD`, for messages.
+    pub instruction: &'static str,
     /// Path or pattern.
     pub path: String,
     /// The operand in the Dockerfile.

@@ -1,8 +1,8 @@
 //! The build engine: from a [`request::BuildRequest`] to an image in a registry or on disk.
 //!
 //! A library that never prints, reads no environment and ends no process: it takes plain data, emits
-//! [`progress::Event`]s and returns values. Start at [`build()`]. Rooms import the rooms above them in this list and
-//! none below.
+//! [`progress::Event`]s and returns values. Start at [`build()`]. Which room may import which is in ARCHITECTURE.md, and
+//! checked.
 
 pub mod build;
 pub mod cancel;

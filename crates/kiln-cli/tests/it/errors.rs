@@ -29,7 +29,18 @@ fn a_missing_source_is_explained() {
         ],
     );
     check("FROM scratch\nCOPY src/mian.c /\n", &["cannot find `src/mian.c`", "did you mean `src/main.c`?"]);
+    check("FROM scratch\nADD src/nothing /\n", &["ADD cannot find `src/nothing`", "Dockerfile:2:5"]);
     check("FROM scratch AS a\nFROM scratch\nCOPY --from=a /x /\n", &["cannot find `/x` in", "Dockerfile:3"]);
+}
+
+#[test]
+fn a_link_out_of_the_context_leads_nowhere() {
+    let env = env();
+    env.write("ctx/Dockerfile", "FROM scratch\nCOPY leak /\n");
+    env.write("secret", "of the machine");
+    std::os::unix::fs::symlink("../secret", env.root.join("ctx/leak")).unwrap();
+    env.kiln(["build", "ctx"])
+        .fails(1, &["COPY cannot find `leak`", "symbolic link to `../secret`", "inside of the context only"]);
 }
 
 #[test]

@@ -226,6 +226,20 @@ fn an_interrupted_build_stops_within_a_second() {
 }
 
 #[test]
+fn the_environment_of_kiln_is_closed_to_others_of_the_same_user() {
+    for (n, person) in lane::people("hiding kiln's environment").into_iter().enumerate() {
+        if person == Person::Root {
+            continue;
+        }
+        let env = env_of(person.clone());
+        let child = sleeping(&env, &format!("99{n}{}", std::process::id()));
+        let path = format!("/proc/{}/environ", child.0.id());
+        let read = person.command("cat".as_ref()).arg(&path).output().unwrap();
+        assert!(!read.status.success(), "{person} read {path}: {}", String::from_utf8_lossy(&read.stdout));
+    }
+}
+
+#[test]
 fn stages_run_at_the_same_time() {
     let Some(person) = lane::people("parallel stages").into_iter().next() else { return };
     let env = env_of(person);

@@ -55,7 +55,7 @@ fn explain(error: Error) -> Error {
             .cause(
                 "its file system cannot be an overlay's upper layer, as when it is an overlay or NFS itself",
             )
-            .hint("put kiln's directory (--root) on ext4, xfs, btrfs or tmpfs: in a container, on a volume"),
+            .hint("put kiln's store (--store) on ext4, xfs, btrfs or tmpfs: in a container, on a volume"),
         Some(Errno::PERM | Errno::ACCESS) => error
             .cause("the kernel is older than 5.11, or a policy denies overlay mounts in user namespaces")
             .hint("update the kernel, or allow mounts to kiln"),

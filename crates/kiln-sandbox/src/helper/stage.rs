@@ -132,9 +132,9 @@ impl Sources {
                 match error.errno.map(Errno::from_raw_os_error) {
                     Some(Errno::INVAL | Errno::OPNOTSUPP) => error
                         .cause("its file system does not support idmapped mounts")
-                        .hint("put kiln's directory on ext4, xfs, btrfs or tmpfs, or start kiln as an ordinary user"),
+                        .hint("put kiln's store (--store) on ext4, xfs or btrfs, or start kiln as an ordinary user"),
                     Some(Errno::PERM) => error.cause("this root does not own the file system"),
-                    Some(Errno::NOSYS) => error.cause("idmapped mounts need Linux 5.12").hint("start kiln as an ordinary user"),
+                    Some(Errno::NOSYS) => error.cause("overlays over idmapped layers need Linux 5.19").hint("start kiln as an ordinary user"),
                     _ => error,
                 }
             })?;

@@ -129,13 +129,25 @@ impl SourceTree {
 /// Explains why `path` cannot be copied: it is ignored, it has another name, or it is not there.
 fn missing(from: &SourceTree, path: &EntryPath, source: &CopySource) -> Error {
     let error =
-        Error::input(format!("COPY cannot find `{}` in {}", source.path, from.what)).at(source.place.clone());
+        Error::input(format!("{} cannot find `{}` in {}", source.instruction, source.path, from.what))
+            .at(source.place.clone());
     let decision = from.ignore.as_ref().map(|i| i.matches(&path.to_string()));
     if let Some(pattern) = decision.as_ref().filter(|d| d.excluded).and_then(|d| d.pattern) {
         let file = from.ignore_file.as_deref().unwrap_or(".dockerignore");
         return error
             .because(Cause::new(format!("`{file}:{}` excludes `{}`", pattern.line, pattern.text)))
             .hint(format!("add `!{path}` to {file}"));
+    }
+    if let Ok(Some(Node { entry, .. })) = from.tree.stat(path)
+        && let Kind::Symlink { target } = entry.kind
+    {
+        let target = String::from_utf8_lossy(&target).into_owned();
+        return error
+            .because(Cause::new(format!(
+                "`{path}` is a symbolic link to `{target}`, which does not exist in {}",
+                from.what
+            )))
+            .hint("links are followed inside of the context only; copy what it points to into the context");
     }
     let parent = path.parent().unwrap_or_default();
     let Ok(names) = from.tree.list(&parent) else {

@@ -10,6 +10,7 @@ use crate::graph::{CopyAction, CopyFrom, CopySource, FileAction, FileOp, Op};
 
 /// What COPY and ADD have in common.
 struct Transfer<'a> {
+    instruction: &'static str,
     sources: &'a [Operand],
     dest: &'a Spanned<String>,
     chown: Option<&'a Spanned<String>>,
@@ -64,6 +65,7 @@ pub(super) fn copy(
     }
     let from = lowering.copy_source(copy.from.as_ref(), index, place)?;
     let transfer = Transfer {
+        instruction: "COPY",
         sources: &copy.sources,
         dest: &copy.dest,
         chown: copy.chown.as_ref(),
@@ -90,6 +92,7 @@ pub(super) fn add(
         return Err(unsupported("ADD --keep-git-dir", &lowering.source.place(keep.span)));
     }
     let transfer = Transfer {
+        instruction: "ADD",
         sources: &add.sources,
         dest: &add.dest,
         chown: add.chown.as_ref(),
@@ -134,36 +137,39 @@ impl Transfer<'_> {
             exclude,
             link: self.link.is_some_and(|l| l.value),
         };
-        actions(lowering, &words, self.sources, template)
+        self.each(lowering, &words, template)
     }
-}
 
-/// Returns the actions of one COPY: paths together, heredocs as files of their own.
-fn actions(
-    lowering: &Lowering<'_>,
-    words: &Words<'_, '_>,
-    operands: &[Operand],
-    template: CopyAction,
-) -> Result<Vec<FileAction>> {
-    let mut actions = Vec::new();
-    let mut sources = Vec::new();
-    for operand in operands {
-        match operand {
-            Operand::Path(path) => sources
-                .push(CopySource { path: words.word(path)?, place: Some(lowering.source.place(path.span)) }),
-            Operand::Heredoc(heredoc) => actions.push(FileAction::Write {
-                name: heredoc.name.value.clone(),
-                content: words.heredoc(heredoc)?,
-                dest: template.dest.clone(),
-                chown: template.chown.clone(),
-                chmod: template.chmod,
-            }),
+    /// Returns the actions of one instruction: paths together, heredocs as files of their own.
+    fn each(
+        &self,
+        lowering: &Lowering<'_>,
+        words: &Words<'_, '_>,
+        template: CopyAction,
+    ) -> Result<Vec<FileAction>> {
+        let mut actions = Vec::new();
+        let mut sources = Vec::new();
+        for operand in self.sources {
+            match operand {
+                Operand::Path(path) => sources.push(CopySource {
+                    instruction: self.instruction,
+                    path: words.word(path)?,
+                    place: Some(lowering.source.place(path.span)),
+                }),
+                Operand::Heredoc(heredoc) => actions.push(FileAction::Write {
+                    name: heredoc.name.value.clone(),
+                    content: words.heredoc(heredoc)?,
+                    dest: template.dest.clone(),
+                    chown: template.chown.clone(),
+                    chmod: template.chmod,
+                }),
+            }
         }
+        if !sources.is_empty() {
+            actions.insert(0, FileAction::Copy(CopyAction { sources, ..template }));
+        }
+        Ok(actions)
     }
-    if !sources.is_empty() {
-        actions.insert(0, FileAction::Copy(CopyAction { sources, ..template }));
-    }
-    Ok(actions)
 }
 
 fn dest(
