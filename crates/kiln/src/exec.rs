@@ -6,7 +6,7 @@ use std::io::{self, PipeReader, Read as _};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use kiln_sandbox::{ExecSpec, Exit, Mount, MountKind, ResolvedUser, Sandbox, Stdio};
+use kiln_sandbox::{ExecSpec, Exit, Mode, Mount, MountKind, ResolvedUser, Sandbox, Stdio};
 
 use crate::engine::{Engine, sandbox_error};
 use crate::error::{Error, ErrorKind, Result};
@@ -82,9 +82,20 @@ pub(crate) fn run(
     let tail = tail.into_inner().unwrap_or_else(PoisonError::into_inner).lines();
     match finished.exit {
         Exit::Code(0) => Ok(finished.stubs),
-        Exit::Code(code) => Err(failed(op, code, format!("exit code {code}"), tail)),
+        Exit::Code(code) => Err(with_ids(engine, failed(op, code, format!("exit code {code}"), tail))),
         Exit::Signal(signal) => Err(failed(op, 128 + signal, format!("signal {signal}"), tail)),
     }
+}
+
+/// Reminds of the likeliest reason why a command fails here that passes elsewhere.
+fn with_ids(engine: &Engine, error: Error) -> Error {
+    if engine.isolation.mode != Mode::UsernsSingle {
+        return error;
+    }
+    error.hint(
+        "RUN has one user id here, so that `chown` and other users fail: \
+         install newuidmap (package uidmap) and give this user a range in /etc/subuid and /etc/subgid",
+    )
 }
 
 fn failed(op: &ExecOp, code: i32, how: String, tail: Vec<String>) -> Error {
