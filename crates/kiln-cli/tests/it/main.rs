@@ -6,6 +6,7 @@ mod build;
 mod debian;
 mod errors;
 mod lazy;
+mod memory;
 mod outputs;
 mod registries;
 mod reproducible;

@@ -5,7 +5,6 @@
 mod auth;
 mod faults;
 mod hosts;
-mod measure;
 mod pull;
 mod push;
 mod real;
