@@ -103,11 +103,3 @@ pub trait ProgressSink: Send + Sync {
 
 /// The sink that every room holds.
 pub type Sink = Arc<dyn ProgressSink>;
-
-/// Drops everything.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Silent;
-
-impl ProgressSink for Silent {
-    fn event(&self, _: Event) {}
-}

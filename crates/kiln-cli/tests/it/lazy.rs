@@ -105,3 +105,28 @@ fn a_cached_build_reads_nothing_and_runs_nothing() {
     let changed = env.kiln(["build", "ctx"]);
     assert_ne!(changed.ok(), first.ok());
 }
+
+#[test]
+fn what_is_assumed_of_one_base_is_not_taken_for_another_of_equal_layers() {
+    let env = env();
+    env.write("rootfs/app/there", "");
+    env.write("ctx/f", "f");
+    let tar = std::process::Command::new("tar")
+        .args(["-C", "rootfs", "-cf", "base.tar", "app"])
+        .current_dir(&env.root)
+        .status();
+    assert!(tar.unwrap().success());
+    kiln_testkit::base::layout_of_tar(&env.root.join("layout"), &env.root.join("base.tar")).unwrap();
+    // The history of the first says nothing of `/app`; the second has the same layer, and mentions it.
+    env.write("silent/Dockerfile", "FROM base\nCOPY f /app\n");
+    env.write("silent/f", "f");
+    env.write("telling/Dockerfile", "FROM base\nENV HOME_OF_APP=/app\n");
+    let context = ["--build-context", "base=oci-layout://layout"];
+    let (telling, name) = (format!("{}/telling:1", env.host()), format!("{}/child:1", env.host()));
+    env.kiln(["build", context[0], context[1], "-t", &telling, "--push", "telling"]).ok();
+    env.kiln(["build", context[0], context[1], "silent"]).ok();
+    env.write("ctx/Dockerfile", format!("FROM {telling}\nCOPY f /app\n"));
+    env.kiln(["build", "-t", &name, "--push", "ctx"]).ok();
+    let lines = Image::pull(&name).last().lines();
+    assert!(lines.iter().any(|l| l.ends_with("app/f 1")), "{lines:?}");
+}

@@ -13,8 +13,8 @@
 //! The answer depends on the base's documents alone, never on what this machine has in its store, so that every
 //! machine builds the same layer.
 
-use kiln_oci::ImageConfig;
 use kiln_oci::layer::{Entry, EntryPath, Kind};
+use kiln_oci::{Hasher, ImageConfig};
 
 /// Directories that are the same in every image that has them.
 const PLAIN: [&str; 18] = [
@@ -93,6 +93,12 @@ impl Assumptions {
         }
         mentioned.push_str(&serde_json::to_string(&config.config).unwrap_or_default());
         Self { mentioned, told }
+    }
+
+    /// Adds what every answer depends on to a cache key.
+    pub(crate) fn hash(&self, hasher: &mut Hasher) {
+        hasher.field(&[u8::from(self.told)]);
+        hasher.field(self.mentioned.as_bytes());
     }
 
     pub(super) fn know(&self, path: &EntryPath) -> Known {

@@ -11,7 +11,7 @@ use kiln_oci::{Digest, Hasher};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::files::{SourceTree, digest, select};
+use crate::files::{Assumptions, SourceTree, digest, select};
 use crate::graph::{CopyAction, CopyFrom, FileAction, Op, Plan, VertexId};
 
 /// Changed whenever the same inputs would give another layer than before.
@@ -53,7 +53,13 @@ pub(super) fn all(
             }
             Op::File(file) => {
                 hasher.field(b"file");
-                hasher.field(&[u8::from(base_read.get(id) == Some(&true))]);
+                let read = base_read.get(id) == Some(&true);
+                hasher.field(&[u8::from(read)]);
+                let base = plan.chain(id).first().map(|base| &plan.vertices[*base].op);
+                if let (Some(Op::Image(image)), false) = (base, read) {
+                    // Two bases of equal layers may tell different histories, and then destinations differ.
+                    Assumptions::new(&image.config, image.layers.len()).hash(&mut hasher);
+                }
                 for action in &file.actions {
                     self::action(action, &keys, contexts, &mut hasher)
                         .map_err(|e| e.at(vertex.meta.place.clone()))?;
