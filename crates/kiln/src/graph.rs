@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use kiln_oci::{Descriptor, Digest, ImageConfig, Platform, Reference};
+use kiln_oci::{Descriptor, Digest, ImageConfig, Platform};
 use serde::Serialize;
 
 use crate::error::Place;
@@ -189,8 +189,6 @@ pub struct ImageSpec {
     pub history: Vec<(String, Option<VertexId>)>,
     /// Platform.
     pub platform: Platform,
-    /// The base image's name and digest, where there is one.
-    pub base: Option<(Reference, Digest)>,
 }
 
 impl Plan {

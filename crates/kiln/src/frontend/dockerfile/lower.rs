@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kiln_dockerfile::expand::expand_word;
 use kiln_dockerfile::instruction::Instruction;
 use kiln_dockerfile::{Spanned, Statement};
-use kiln_oci::{ImageConfig, Platform, Reference};
+use kiln_oci::{ImageConfig, Platform};
 
 use super::stage::StageState;
 use super::vars::{Vars, platform_args};
@@ -313,16 +313,15 @@ impl Lowering<'_> {
             config.config.set_env("PATH", DEFAULT_PATH);
             config.config.working_dir = "/".to_owned();
             let vertex = self.image_vertex("scratch", &platform, Op::Scratch, place);
-            return Ok(StageState::new(vertex, config, platform, None));
+            return Ok(StageState::new(vertex, config, platform));
         }
         match self.pins.get(&pin_key(name, &platform)) {
             Some(Pin::Image(base)) => {
                 let base = base.clone();
                 let config = inherited(&base.config);
-                let reference = name.parse::<Reference>().ok().map(|r| (r, base.digest.clone()));
                 let found = base.platform.clone();
                 let vertex = self.image_vertex(name, &platform, Op::Image(base), place);
-                Ok(StageState::new(vertex, config, found, reference))
+                Ok(StageState::new(vertex, config, found))
             }
             Some(Pin::Directory(_)) => {
                 Err(Error::input(format!("`{name}` is a directory, and FROM needs an image"))
@@ -392,13 +391,7 @@ impl Lowering<'_> {
     fn image(&self, state: StageState) -> ImageSpec {
         let mut config = state.config;
         config.config.labels.extend(self.request.labels.clone());
-        ImageSpec {
-            rootfs: state.vertex,
-            config,
-            history: state.history,
-            platform: state.platform,
-            base: state.base,
-        }
+        ImageSpec { rootfs: state.vertex, config, history: state.history, platform: state.platform }
     }
 }
 

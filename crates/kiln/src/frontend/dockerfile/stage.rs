@@ -5,7 +5,7 @@ use kiln_dockerfile::instruction::{
     Arg, CommandForm, Env, Expose, Healthcheck, Instruction, Label, PortSpec,
 };
 use kiln_dockerfile::{Heredoc, Span, Spanned, Statement};
-use kiln_oci::{Digest, ImageConfig, Platform, Reference};
+use kiln_oci::{ImageConfig, Platform};
 
 use super::lower::Lowering;
 use super::vars::{PROXIES, Vars};
@@ -18,7 +18,6 @@ pub(super) struct StageState {
     pub(super) vertex: VertexId,
     pub(super) config: ImageConfig,
     pub(super) platform: Platform,
-    pub(super) base: Option<(Reference, Digest)>,
     pub(super) history: Vec<(String, Option<VertexId>)>,
     /// ARG and ENV, as RUN sees them.
     pub(super) vars: Vars,
@@ -31,12 +30,7 @@ pub(super) struct StageState {
 }
 
 impl StageState {
-    pub(super) fn new(
-        vertex: VertexId,
-        config: ImageConfig,
-        platform: Platform,
-        base: Option<(Reference, Digest)>,
-    ) -> Self {
+    pub(super) fn new(vertex: VertexId, config: ImageConfig, platform: Platform) -> Self {
         let mut vars = Vars::default();
         for entry in &config.config.env {
             let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
@@ -46,7 +40,6 @@ impl StageState {
             vertex,
             config,
             platform,
-            base,
             history: Vec::new(),
             vars,
             args: Vec::new(),
