@@ -15,7 +15,7 @@ use crate::context::{self, Context};
 use crate::engine::{Engine, sandbox_error};
 use crate::error::{Error, Result};
 use crate::export::{self, Job, Push};
-use crate::frontend::dockerfile::{Lowered, Pins, Source, lower};
+use crate::frontend::dockerfile::{Lowered, Pins, Source, lower, notices};
 use crate::graph::{ImageSpec, Op, Plan};
 use crate::image::{Image, Parts, assemble};
 use crate::pin;
@@ -79,7 +79,10 @@ pub fn build(config: &EngineConfig, request: &BuildRequest, sink: &Sink, cancel:
     check(request)?;
     let mut engine = engine(config, request, sink, cancel)?;
     let opened = context::open(request, &engine.store, config.stdin)?;
-    let source = Source::parse(&opened.dockerfile, &opened.text, sink)?;
+    let source = Source::parse(&opened.dockerfile, &opened.text, request, sink)?;
+    for notice in notices(request, &source) {
+        engine.sink.event(Event::Warning { text: notice.0, place: None });
+    }
     let plan = plan(&engine, request, &source)?;
     isolate(&mut engine, config, request, &plan)?;
     let contexts = pin::contexts(opened.context, request)?;

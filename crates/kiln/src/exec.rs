@@ -18,9 +18,6 @@ use crate::store::PendingSnapshot;
 /// Lines of output that the error of a failed step repeats.
 const TAIL: usize = 20;
 
-/// The host name that a command sees, as in BuildKit.
-const HOSTNAME: &str = "buildkitsandbox";
-
 /// Runs `op` over the layer directories `lower` (topmost first); what it changes is in `pending`.
 ///
 /// Returns the paths that exist in the layer only because something was mounted there.
@@ -51,7 +48,7 @@ pub(crate) fn run(
         env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
         cwd: PathBuf::from(&op.cwd),
         user: ResolvedUser { uid: account.uid, gid: account.gid, groups: account.groups },
-        hostname: HOSTNAME.to_owned(),
+        hostname: op.hostname.clone(),
         network: match op.network {
             Network::Host => kiln_sandbox::Network::Host,
             Network::None => kiln_sandbox::Network::None,

@@ -30,6 +30,8 @@ pub struct Vertex {
     pub op: Op,
     /// The root file system it is done to.
     pub parent: Option<VertexId>,
+    /// Done anew, whatever the cache has.
+    pub fresh: bool,
     /// For people.
     pub meta: Meta,
 }
@@ -97,6 +99,8 @@ pub struct ExecOp {
     pub cwd: String,
     /// User, `name|uid[:group|gid]`; empty is root.
     pub user: String,
+    /// The name of the machine that the command sees.
+    pub hostname: String,
     /// Network.
     pub network: Network,
     /// Files that exist only while the command runs, by absolute path.

@@ -36,7 +36,11 @@ pub(crate) fn resolve(
         let (pin, wanted) = result.map_err(|_| Error::internal("a thread that resolves names panicked"))?;
         let pin = pin.and_then(|p| limited(engine, p)).map_err(|e| {
             let message = format!("cannot use `{}` as an image", wanted.name);
-            e.within(message).at(wanted.place.clone())
+            let error = e.within(message).at(wanted.place.clone());
+            match &wanted.similar {
+                Some(stage) => error.hint(format!("did you mean the stage `{stage}`?")),
+                None => error,
+            }
         })?;
         pins.insert(pin_key(&wanted.name, &wanted.platform), pin);
     }
@@ -56,7 +60,8 @@ fn limited(engine: &Engine, pin: Pin) -> Result<Pin> {
 }
 
 fn one(engine: &Engine, request: &BuildRequest, wanted: &Wanted) -> Result<Pin> {
-    match request.named_contexts.get(&wanted.name.to_ascii_lowercase()) {
+    let named = request.context_named(&wanted.name, &wanted.platform);
+    match named.and_then(|key| request.named_contexts.get(key)) {
         Some(NamedContext::Directory(dir)) => {
             Context::directory(dir, &wanted.name)?;
             return Ok(Pin::Directory(dir.clone()));

@@ -22,8 +22,8 @@ pub struct BuildRequest {
     pub target: Option<String>,
     /// Values for ARG.
     pub build_args: BTreeMap<String, String>,
-    /// Platform of the image.
-    pub platform: Platform,
+    /// Platform of the image, if one was asked for; absent: that of the base, and of this machine.
+    pub platform: Option<Platform>,
     /// Labels to set last.
     pub labels: BTreeMap<String, String>,
     /// Annotations of the manifest.
@@ -36,6 +36,8 @@ pub struct BuildRequest {
     pub compression: CompressionChoice,
     /// Whether results of earlier builds are used.
     pub cache: CacheMode,
+    /// Stages whose steps are done anew although the cache has them.
+    pub no_cache_stages: Vec<String>,
     /// Whether base images are looked up in their registry although a local image has the name.
     pub pull: bool,
     /// Seconds since 1970 that times in the image are cut to.
@@ -48,6 +50,20 @@ pub struct BuildRequest {
     pub jobs: Option<usize>,
     /// `HTTP_PROXY` and its like, given to RUN but kept out of history and cache keys.
     pub proxy_args: BTreeMap<String, String>,
+}
+
+impl BuildRequest {
+    /// Returns the platform that base images are taken for unless their FROM says otherwise.
+    #[must_use]
+    pub fn target_platform(&self) -> Platform {
+        self.platform.clone().unwrap_or_else(Platform::host)
+    }
+
+    /// Tells whether the steps of the stage called `name` are done anew.
+    #[must_use]
+    pub fn is_stage_fresh(&self, name: &str) -> bool {
+        self.no_cache_stages.iter().any(|stage| stage.eq_ignore_ascii_case(name))
+    }
 }
 
 /// Where the build context comes from.

@@ -39,7 +39,7 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = value::build_arg, help_heading = "Input")]
     pub(crate) build_arg: Vec<BuildArg>,
     /// Other files or another base image under a name: a directory, docker-image://REFERENCE or
-    /// oci-layout://PATH[:TAG]
+    /// oci-layout://PATH[:TAG]; NAME::OS/ARCH is for that platform only
     #[arg(long, value_name = "NAME=SOURCE", value_parser = value::build_context, help_heading = "Input")]
     pub(crate) build_context: Vec<(String, NamedContext)>,
     /// Platform of the image [default: that of this machine]
@@ -101,6 +101,9 @@ pub(crate) struct BuildArgs {
     /// Do every step anew
     #[arg(long, help_heading = "Machine")]
     pub(crate) no_cache: bool,
+    /// Do the steps of this stage anew
+    #[arg(long, value_name = "STAGE", value_delimiter = ',', help_heading = "Machine")]
+    pub(crate) no_cache_filter: Vec<String>,
     /// Isolation of RUN [default: auto]
     #[arg(long, value_enum, value_name = "KIND", help_heading = "Machine")]
     pub(crate) isolation: Option<Isolation>,

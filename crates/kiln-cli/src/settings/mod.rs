@@ -18,7 +18,6 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use kiln::oci::Platform;
 use kiln::request::{BuildRequest, CacheMode, ContextSource, DockerfileSource, ImageLimits, IsolationChoice};
 use kiln::{Error, ErrorKind};
 
@@ -79,7 +78,8 @@ impl Settings {
             named_contexts: value::last_wins(&args.build_context),
             dockerfile: dockerfile(args)?,
             target: args.target.clone().filter(|target| !target.is_empty()),
-            platform: args.platform.clone().unwrap_or_else(Platform::host),
+            platform: args.platform.clone(),
+            no_cache_stages: args.no_cache_filter.clone(),
             labels: value::last_wins(&args.label),
             annotations,
             tags,

@@ -43,7 +43,8 @@ fn a_plain_build_keeps_the_image_in_the_store() {
     assert_eq!(request.context, ContextSource::Directory("/".into()));
     assert_eq!(request.dockerfile, DockerfileSource::Default);
     assert_eq!(request.outputs, [kiln::request::Output::Store]);
-    assert_eq!(request.platform, Platform::host());
+    assert_eq!(request.platform, None);
+    assert_eq!(request.target_platform(), kiln::oci::Platform::host());
     assert_eq!(request.compression, CompressionChoice::Gzip(None));
     assert_eq!(request.cache, CacheMode::ReadWrite);
     assert_eq!(settings.store, PathBuf::from("/home/me/.local/share/kiln"));

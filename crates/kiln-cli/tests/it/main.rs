@@ -5,6 +5,7 @@
 mod build;
 mod debian;
 mod errors;
+mod language;
 mod lazy;
 mod memory;
 mod outputs;

@@ -176,6 +176,9 @@ impl View {
     /// # Errors
     /// When `path` is no directory of the view ([`Error::Missing`], [`Error::NotDirectory`]).
     pub fn read_dir(&self, path: &EntryPath) -> Result<Vec<Vec<u8>>> {
+        if path.is_root() && self.layers.is_empty() {
+            return Ok(Vec::new());
+        }
         let node = self.lookup(path)?.ok_or_else(|| Error::Missing(path.clone()))?;
         self.names(&node)
     }

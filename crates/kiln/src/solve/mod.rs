@@ -62,8 +62,9 @@ pub(crate) fn prepare<'a>(
     let contexts = open_contexts(plan, contexts)?;
     let base_read = plan.bases_read();
     let keys = keys::all(engine, plan, &contexts, &base_read)?;
+    let anew = anew(plan);
     let hit = |id: VertexId| {
-        if cache == CacheMode::WriteOnly || !makes_layer(&plan.vertices[id].op) {
+        if cache == CacheMode::WriteOnly || anew[id] || !makes_layer(&plan.vertices[id].op) {
             return None;
         }
         engine.store.record(&keys[id]).filter(|record| engine.store.has(&record.layer))
@@ -81,6 +82,16 @@ pub(crate) fn prepare<'a>(
         }
     }
     Ok(Prepared { engine, plan, contexts, keys, base_read, hits, needed })
+}
+
+/// Tells of every vertex whether it has to be done anew: it was asked for, or something below it is.
+fn anew(plan: &Plan) -> Vec<bool> {
+    let mut anew: Vec<bool> = Vec::with_capacity(plan.vertices.len());
+    for (id, vertex) in plan.vertices.iter().enumerate() {
+        let below = vertex.parent.into_iter().chain(plan.inputs(id)).any(|needed| anew[needed]);
+        anew.push(vertex.fresh || below);
+    }
+    anew
 }
 
 impl Prepared<'_> {

@@ -28,28 +28,15 @@ pub(super) fn workdir(
 ) -> Result<()> {
     let path = clean(&state.absolute(path));
     state.config.config.working_dir.clone_from(&path);
+    let history = format!("WORKDIR {path}");
     if path == "/" {
-        state.note(statement);
+        state.note(history);
         return Ok(());
     }
     let user = state.config.config.user.clone();
-    let op = FileOp { actions: vec![FileAction::MakeDir { path, user }] };
-    file_step(lowering, state, statement, op, place);
+    let op = Op::File(FileOp { actions: vec![FileAction::MakeDir { path, user }] });
+    state.step(lowering, op, statement, history, place);
     Ok(())
-}
-
-/// Adds a vertex that changes files, and its history.
-fn file_step(
-    lowering: &mut Lowering<'_>,
-    state: &mut StageState,
-    statement: &Statement,
-    op: FileOp,
-    place: &Place,
-) {
-    let title = state.title(&statement.original);
-    let vertex = lowering.vertex(Op::File(op), Some(state.vertex), title, Some(place.clone()));
-    state.vertex = vertex;
-    state.history.push((statement.original.clone(), Some(vertex)));
 }
 
 pub(super) fn copy(
@@ -74,7 +61,8 @@ pub(super) fn copy(
         exclude: &copy.exclude,
     };
     let actions = transfer.actions(lowering, state, from, false)?;
-    file_step(lowering, state, statement, FileOp { actions }, place);
+    let history = transfer.history(lowering, state)?;
+    state.step(lowering, Op::File(FileOp { actions }), statement, history, place);
     Ok(())
 }
 
@@ -112,11 +100,33 @@ pub(super) fn add(
             }
         }
     }
-    file_step(lowering, state, statement, FileOp { actions }, place);
+    let history = transfer.history(lowering, state)?;
+    state.step(lowering, Op::File(FileOp { actions }), statement, history, place);
     Ok(())
 }
 
 impl Transfer<'_> {
+    /// Returns the history in BuildKit's form: `COPY --chown=1:1 a b /dest`.
+    fn history(&self, lowering: &Lowering<'_>, state: &StageState) -> Result<String> {
+        let words = Words::new(lowering, state);
+        let mut parts = vec![self.instruction.to_owned()];
+        for (flag, value) in [("chown", self.chown), ("chmod", self.chmod)] {
+            parts.extend(words.optional(value)?.map(|value| format!("--{flag}={value}")));
+        }
+        for source in self.sources {
+            if let Operand::Path(path) = source {
+                parts.push(words.word(path)?);
+            }
+        }
+        for source in self.sources {
+            if let Operand::Heredoc(heredoc) = source {
+                parts.push(format!("<<{}", heredoc.name.value));
+            }
+        }
+        parts.push(words.word(self.dest)?);
+        Ok(parts.join(" "))
+    }
+
     /// Expands everything, all with the variables as they were before the instruction.
     fn actions(
         &self,

@@ -4,8 +4,11 @@
 //! base image that it has no [`Pins`] for comes back as [`Lowered::Wanted`], the caller resolves it and asks
 //! again. That is the only loop in a build, and it ends because every round names images not named before.
 
+mod args;
 mod files;
+mod history;
 mod lower;
+mod names;
 mod run;
 mod stage;
 mod vars;
@@ -20,7 +23,9 @@ use kiln_oci::Platform;
 use crate::error::{Error, Place, Result};
 use crate::graph::{BaseImage, Plan};
 use crate::progress::{Event, Sink};
+use crate::request::BuildRequest;
 
+pub use args::{Notice, notices};
 pub use lower::lower;
 
 /// A Dockerfile that was read without an error.
@@ -38,8 +43,9 @@ impl Source {
     /// Parses `bytes`; warnings go to `sink`.
     ///
     /// # Errors
-    /// When the file is not a Dockerfile; every fault of the file is reported, not only the first.
-    pub fn parse(name: &str, bytes: &[u8], sink: &Sink) -> Result<Self> {
+    /// When the file is not a Dockerfile; every fault of the file is reported, not only the first. To those of
+    /// the language come those of the names in it, which need no more than `request`.
+    pub fn parse(name: &str, bytes: &[u8], request: &BuildRequest, sink: &Sink) -> Result<Self> {
         let (tree, diagnostics) = kiln_dockerfile::parse_bytes(bytes);
         let text: Arc<str> = String::from_utf8_lossy(bytes).into();
         let source = Self { name: name.to_owned(), text, tree };
@@ -57,6 +63,14 @@ impl Source {
         if errors.is_empty() {
             return Ok(source);
         }
+        if let Err(mut error) = lower(request, &source, &Pins::new()) {
+            errors.extend(std::mem::take(&mut error.also));
+            errors.push(error);
+        }
+        // What has no place, such as a target that was not read, may be the consequence of another fault.
+        errors.retain(|e| e.place.is_some());
+        errors.sort_by_key(|e| e.place.as_ref().map(|p| p.span.start));
+        errors.dedup_by(|b, a| a.place == b.place);
         let mut first = errors.remove(0);
         first.also = errors;
         Err(first)
@@ -84,6 +98,8 @@ pub struct Wanted {
     pub platform: Platform,
     /// Where it is asked for.
     pub place: Option<Place>,
+    /// The stage that was perhaps meant, should there be no such image.
+    pub similar: Option<String>,
 }
 
 /// What a name stands for.

@@ -13,6 +13,9 @@ use crate::graph::{ExecOp, Network, Op};
 /// Where the scripts of heredocs lie while they run.
 const SCRIPTS: &str = "/dev/pipes";
 
+/// The host name that a command sees, as in BuildKit.
+const HOSTNAME: &str = "buildkitsandbox";
+
 /// Adds the vertex of a RUN.
 pub(super) fn run(
     lowering: &mut Lowering<'_>,
@@ -61,11 +64,10 @@ pub(super) fn run(
     let hidden_env = hidden_proxies(lowering, state);
     let history = history(state, &args);
     let user = state.config.config.user.clone();
-    let op = Op::Exec(ExecOp { args, env, hidden_env, cwd, user, network, scripts });
-    let title = state.title(&statement.original);
-    let vertex = lowering.vertex(op, Some(state.vertex), title, Some(place.clone()));
-    state.vertex = vertex;
-    state.history.push((history, Some(vertex)));
+    let hostname = lowering.request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME");
+    let hostname = hostname.filter(|h| !h.is_empty()).map_or(HOSTNAME, String::as_str).to_owned();
+    let op = Op::Exec(ExecOp { args, env, hidden_env, cwd, user, hostname, network, scripts });
+    state.step(lowering, op, statement, history, place);
     Ok(())
 }
 
@@ -74,7 +76,7 @@ fn history(state: &StageState, args: &[String]) -> String {
     let declared: Vec<String> = state
         .args
         .iter()
-        .filter_map(|name| state.vars.get(name).map(|value| format!("{name}={value}")))
+        .map(|name| format!("{name}={}", state.vars.get(name).unwrap_or_default()))
         .collect();
     let prefix = if declared.is_empty() {
         String::new()

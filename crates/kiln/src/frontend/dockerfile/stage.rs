@@ -2,15 +2,16 @@
 
 use kiln_dockerfile::expand::{ExpandError, Expanded, expand_heredoc, expand_word, expand_words};
 use kiln_dockerfile::instruction::{
-    Arg, CommandForm, Env, Expose, Healthcheck, Instruction, Label, PortSpec,
+    Arg, CommandForm, Env, Expose, Healthcheck, Instruction, Label, Pair, PortSpec, StopSignal, Volume,
 };
 use kiln_dockerfile::{Heredoc, Span, Spanned, Statement};
 use kiln_oci::{ImageConfig, Platform};
 
+use super::history;
 use super::lower::Lowering;
 use super::vars::{PROXIES, Vars};
 use crate::error::{Error, Place, Result};
-use crate::graph::VertexId;
+use crate::graph::{Op, VertexId};
 
 /// A stage so far.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub(super) struct StageState {
     label: String,
     step: usize,
     total: usize,
+    /// Steps are done anew.
+    fresh: bool,
 }
 
 impl StageState {
@@ -47,6 +50,7 @@ impl StageState {
             label: String::new(),
             step: 1,
             total: 1,
+            fresh: false,
         }
     }
 
@@ -55,7 +59,8 @@ impl StageState {
         Self { cmd_set: false, ..self.clone() }
     }
 
-    pub(super) fn begin(&mut self, label: String, total: usize) {
+    pub(super) fn begin(&mut self, label: String, total: usize, fresh: bool) {
+        self.fresh = fresh;
         self.label = label;
         self.step = 1;
         self.total = total;
@@ -94,8 +99,25 @@ impl StageState {
         if slash && clean != "/" { format!("{clean}/") } else { clean }
     }
 
-    pub(super) fn note(&mut self, statement: &Statement) {
-        self.history.push((statement.original.clone(), None));
+    /// Adds a line of history that stands for no layer.
+    pub(super) fn note(&mut self, text: String) {
+        self.history.push((text, None));
+    }
+
+    /// Adds a step that makes a layer, and its history.
+    pub(super) fn step(
+        &mut self,
+        lowering: &mut Lowering<'_>,
+        op: Op,
+        statement: &Statement,
+        history: String,
+        place: &Place,
+    ) {
+        let title = self.title(&statement.original);
+        let vertex = lowering.vertex(op, Some(self.vertex), title, Some(place.clone()));
+        lowering.plan.vertices[vertex].fresh = self.fresh;
+        self.vertex = vertex;
+        self.history.push((history, Some(vertex)));
     }
 }
 
@@ -143,6 +165,10 @@ impl<'a, 'b> Words<'a, 'b> {
             .map_err(|e| self.lowering.source.error(e.at(word.span)))
     }
 
+    fn pairs(&self, pairs: &[Pair]) -> Result<Vec<(String, String)>> {
+        pairs.iter().map(|pair| Ok((self.word(&pair.key)?, self.word(&pair.value)?))).collect()
+    }
+
     pub(super) fn optional(&self, word: Option<&Spanned<String>>) -> Result<Option<String>> {
         word.map(|w| self.word(w)).transpose()
     }
@@ -165,10 +191,7 @@ pub(super) fn instruction(
     index: usize,
     place: &Place,
 ) -> Result<()> {
-    match &statement.instruction {
-        Instruction::Arg(arg) => self::arg(lowering, state, arg)?,
-        Instruction::Env(env) => self::env(lowering, state, env)?,
-        Instruction::Label(label) => self::label(lowering, state, label)?,
+    let history = match &statement.instruction {
         Instruction::Run(run) => return super::run::run(lowering, state, statement, run, place),
         Instruction::Copy(copy) => return super::files::copy(lowering, state, statement, copy, index, place),
         Instruction::Add(add) => return super::files::add(lowering, state, statement, add, place),
@@ -176,47 +199,62 @@ pub(super) fn instruction(
             let path = Words::new(lowering, state).word(&workdir.path)?;
             return super::files::workdir(lowering, state, statement, &path, place);
         }
+        Instruction::Onbuild(onbuild) => {
+            state.config.config.on_build.push(onbuild.trigger.value.clone());
+            return Ok(());
+        }
+        Instruction::Arg(arg) => self::arg(lowering, state, arg)?,
+        Instruction::Env(env) => self::env(lowering, state, env)?,
+        Instruction::Label(label) => self::label(lowering, state, label)?,
+        Instruction::Expose(expose) => self::expose(lowering, state, expose)?,
+        Instruction::Volume(volume) => self::volume(lowering, state, volume)?,
+        Instruction::StopSignal(stop) => stop_signal(lowering, state, stop)?,
         Instruction::Cmd(cmd) => {
-            state.config.config.cmd = Some(state.command(&cmd.command));
+            let command = state.command(&cmd.command);
+            let history = format!("CMD {}", history::quoted(&command));
+            state.config.config.cmd = Some(command);
             state.config.config.args_escaped = true;
             state.cmd_set = true;
+            history
         }
         Instruction::Entrypoint(entrypoint) => {
-            state.config.config.entrypoint = Some(state.command(&entrypoint.command));
+            let command = state.command(&entrypoint.command);
+            let history = format!("ENTRYPOINT {}", history::quoted(&command));
+            state.config.config.entrypoint = Some(command);
             if !state.cmd_set {
                 state.config.config.cmd = None;
             }
+            history
         }
-        Instruction::User(user) => state.config.config.user = Words::new(lowering, state).word(&user.user)?,
-        Instruction::Expose(expose) => self::expose(lowering, state, expose)?,
-        Instruction::Volume(volume) => {
-            let words = Words::new(lowering, state);
-            for path in &volume.paths {
-                let path = words.word(path)?;
-                state.config.config.volumes.insert(path, serde_json::json!({}));
-            }
-        }
-        Instruction::StopSignal(stop) => {
-            let signal = Words::new(lowering, state).word(&stop.signal)?;
-            if kiln_dockerfile::instruction::parse_signal(&signal).is_none() {
-                return Err(Error::input(format!("unknown signal `{signal}`"))
-                    .at(Some(lowering.source.place(stop.signal.span)))
-                    .hint("write a name such as SIGTERM, or a number"));
-            }
-            state.config.config.stop_signal = Some(signal);
+        Instruction::User(user) => {
+            let user = Words::new(lowering, state).word(&user.user)?;
+            state.config.config.user.clone_from(&user);
+            format!("USER {user}")
         }
         Instruction::Shell(shell) => {
-            state.config.config.shell = Some(shell.command.iter().map(|w| w.value.clone()).collect());
+            let shell: Vec<String> = shell.command.iter().map(|w| w.value.clone()).collect();
+            let history = format!("SHELL {}", history::list(&shell));
+            state.config.config.shell = Some(shell);
+            history
         }
-        Instruction::Healthcheck(check) => state.config.config.healthcheck = Some(healthcheck(check)),
-        Instruction::Onbuild(onbuild) => state.config.config.on_build.push(onbuild.trigger.value.clone()),
-        Instruction::Maintainer(maintainer) => state.config.author = Some(maintainer.author.value.clone()),
-    }
-    state.note(statement);
+        Instruction::Healthcheck(check) => {
+            let check = healthcheck(check);
+            let history = history::healthcheck(&check);
+            state.config.config.healthcheck = Some(check);
+            history
+        }
+        Instruction::Maintainer(maintainer) => {
+            let author = &maintainer.author.value;
+            state.config.author = Some(author.clone());
+            format!("MAINTAINER {author}")
+        }
+    };
+    state.note(history);
     Ok(())
 }
 
-fn arg(lowering: &Lowering<'_>, state: &mut StageState, arg: &Arg) -> Result<()> {
+fn arg(lowering: &Lowering<'_>, state: &mut StageState, arg: &Arg) -> Result<String> {
+    let mut history = "ARG".to_owned();
     for declared in &arg.declarations {
         // Within one ARG, a later default sees an earlier declaration.
         let words = Words::new(lowering, state);
@@ -229,44 +267,78 @@ fn arg(lowering: &Lowering<'_>, state: &mut StageState, arg: &Arg) -> Result<()>
         if !state.args.contains(&name) {
             state.args.push(name.clone());
         }
+        history.push(' ');
+        history.push_str(&name);
         if let Some(value) = value {
+            history.push('=');
+            history.push_str(&value);
             state.vars.set(&name, &value);
         }
     }
-    Ok(())
+    Ok(history)
 }
 
-fn env(lowering: &Lowering<'_>, state: &mut StageState, env: &Env) -> Result<()> {
-    let words = Words::new(lowering, state);
-    for pair in &env.pairs {
-        let (key, value) = (words.word(&pair.key)?, words.word(&pair.value)?);
-        state.vars.set(&key, &value);
-        state.config.config.set_env(&key, &value);
+fn env(lowering: &Lowering<'_>, state: &mut StageState, env: &Env) -> Result<String> {
+    let pairs = Words::new(lowering, state).pairs(&env.pairs)?;
+    for (key, value) in &pairs {
+        state.vars.set(key, value);
+        state.config.config.set_env(key, value);
     }
-    Ok(())
+    Ok(history::pairs("ENV", &pairs))
 }
 
-fn label(lowering: &Lowering<'_>, state: &mut StageState, label: &Label) -> Result<()> {
-    let words = Words::new(lowering, state);
-    for pair in &label.pairs {
-        let (key, value) = (words.word(&pair.key)?, words.word(&pair.value)?);
-        state.config.config.labels.insert(key, value);
-    }
-    Ok(())
+fn label(lowering: &Lowering<'_>, state: &mut StageState, label: &Label) -> Result<String> {
+    let pairs = Words::new(lowering, state).pairs(&label.pairs)?;
+    state.config.config.labels.extend(pairs.iter().cloned());
+    Ok(history::pairs("LABEL", &pairs))
 }
 
-fn expose(lowering: &Lowering<'_>, state: &mut StageState, expose: &Expose) -> Result<()> {
+fn expose(lowering: &Lowering<'_>, state: &mut StageState, expose: &Expose) -> Result<String> {
     let words = Words::new(lowering, state);
+    let mut ports = Vec::new();
     for port in &expose.ports {
         for word in words.list(port)? {
             let spec = PortSpec::parse(&word)
                 .map_err(|message| Error::input(message).at(Some(lowering.source.place(port.span))))?;
-            for key in spec.keys() {
-                state.config.config.exposed_ports.insert(key, serde_json::json!({}));
-            }
+            ports.extend(spec.keys());
         }
     }
-    Ok(())
+    for port in &ports {
+        state.config.config.exposed_ports.insert(port.clone(), serde_json::json!({}));
+    }
+    Ok(format!("EXPOSE {}", history::list(&ports)))
+}
+
+fn volume(lowering: &Lowering<'_>, state: &mut StageState, volume: &Volume) -> Result<String> {
+    let words = Words::new(lowering, state);
+    let mut paths = Vec::new();
+    for written in &volume.paths {
+        let path = words.word(written)?;
+        if path.is_empty() {
+            return Err(Error::input(format!(
+                "volume `{}` is empty after its variables are replaced",
+                written.value
+            ))
+            .at(Some(lowering.source.place(written.span))));
+        }
+        paths.push(path);
+    }
+    for path in &paths {
+        state.config.config.volumes.insert(path.clone(), serde_json::json!({}));
+    }
+    Ok(format!("VOLUME {}", history::list(&paths)))
+}
+
+fn stop_signal(lowering: &Lowering<'_>, state: &mut StageState, stop: &StopSignal) -> Result<String> {
+    let signal = Words::new(lowering, state).word(&stop.signal)?;
+    if kiln_dockerfile::instruction::parse_signal(&signal).is_none() {
+        return Err(Error::input(format!("unknown signal `{signal}`"))
+            .at(Some(lowering.source.place(stop.signal.span)))
+            .hint("write a name such as SIGTERM, or a number"));
+    }
+    let history = format!("STOPSIGNAL {signal}");
+    state.config.config.stop_signal = Some(signal);
+    Ok(history)
 }
 
 fn healthcheck(check: &Healthcheck) -> kiln_oci::Healthcheck {

@@ -1,0 +1,356 @@
+//! What names stand for: which stage, context or image a FROM, a `--from=` or a trigger means, and which stages
+//! the target therefore needs.
+
+use std::collections::BTreeSet;
+
+use kiln_dockerfile::expand::{Expanded, expand_word};
+use kiln_dockerfile::instruction::Instruction;
+use kiln_dockerfile::{Spanned, Statement};
+use kiln_oci::{Platform, Reference};
+
+use super::lower::Lowering;
+use super::{Pin, Wanted, pin_key};
+use crate::error::{Error, Place, Result};
+use crate::request::BuildRequest;
+
+/// What `--from=` or FROM names.
+pub(super) enum Name {
+    Stage(usize),
+    Other(String),
+}
+
+/// Whether a name that is a number counts stages: `COPY --from=0` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Numbers {
+    AreStages,
+    AreNames,
+}
+
+/// A name that an instruction takes files from.
+struct From {
+    name: String,
+    numbers: Numbers,
+    place: Place,
+}
+
+/// An instruction of a stage: of its own, or a trigger of its base.
+pub(super) struct Step {
+    pub(super) statement: Statement,
+    pub(super) place: Place,
+}
+
+impl BuildRequest {
+    /// Returns the key of the named context that takes the place of `name`, a stage or an image.
+    ///
+    /// `alpine`, `alpine:latest` and `docker.io/library/alpine` are one name, as in BuildKit.
+    /// A context called `name::os/architecture` serves that platform only, and wins there.
+    pub(crate) fn context_named(&self, name: &str, platform: &Platform) -> Option<&str> {
+        if self.named_contexts.is_empty() {
+            return None;
+        }
+        let normal = |name: &str| {
+            let familiar = name.parse::<Reference>().ok().map(|r| r.to_string());
+            familiar.map(|n| n.strip_suffix(":latest").unwrap_or(&n).to_owned())
+        };
+        let lower = name.to_ascii_lowercase();
+        let wanted = normal(&lower);
+        let platform = platform.to_string();
+        let serves = |key: &str, this_platform_only: bool| {
+            let (name, own) = key.split_once("::").map_or((key, None), |(name, own)| (name, Some(own)));
+            let same_platform = if this_platform_only { own == Some(&platform) } else { own.is_none() };
+            same_platform && (name == lower || (wanted.is_some() && normal(name) == wanted))
+        };
+        let mut keys = self.named_contexts.keys().map(String::as_str);
+        keys.clone().find(|key| serves(key, true)).or_else(|| keys.find(|key| serves(key, false)))
+    }
+}
+
+impl Lowering<'_> {
+    /// Expands with the variables that FROM sees.
+    pub(super) fn expand_global(&self, word: &Spanned<String>) -> Result<Expanded> {
+        let lookup = |name: &str| self.global(name).map(str::to_owned);
+        let escape = self.source.tree.directives.escape();
+        expand_word(&word.value, escape, &lookup).map_err(|e| self.source.error(e.at(word.span)))
+    }
+
+    /// Returns the name of the base of stage `index`.
+    pub(super) fn base(&self, index: usize) -> Result<String> {
+        let written = &self.source.tree.stages[index].from.instruction.image;
+        let base = self.expand_global(written)?;
+        if !base.text.is_empty() {
+            return Ok(base.text);
+        }
+        let error =
+            Error::input(format!("base name `{}` is empty after its variables are replaced", written.value))
+                .at(Some(self.source.place(written.span)));
+        Err(self.explain_undefined(error, &base))
+    }
+
+    /// Returns the platform that stage `index` asks for.
+    pub(super) fn stage_platform(&self, index: usize) -> Result<Platform> {
+        let target = || self.request.target_platform();
+        let Some(written) = &self.source.tree.stages[index].from.instruction.platform else {
+            return Ok(target());
+        };
+        let text = self.expand_global(written)?;
+        let place = Some(self.source.place(written.span));
+        if text.text.is_empty() {
+            let error = Error::input(format!(
+                "platform `{}` is empty after its variables are replaced",
+                written.value
+            ))
+            .at(place);
+            return Err(self.explain_undefined(error, &text));
+        }
+        text.text.parse().map_err(|e: kiln_oci::PlatformError| {
+            self.explain_undefined(Error::input(e.to_string()).at(place), &text)
+        })
+    }
+
+    /// Says of variables without a value where they are declared, or what they may have been meant to be.
+    fn explain_undefined(&self, mut error: Error, expanded: &Expanded) -> Error {
+        for name in &expanded.undefined {
+            let declared = |args: &kiln_dockerfile::instruction::Arg| {
+                args.declarations.iter().any(|d| d.name.value == *name)
+            };
+            let tree = &self.source.tree;
+            let globally = tree.global_args.iter().any(|s| declared(&s.instruction));
+            let in_stage = tree.stages.iter().flat_map(|s| &s.instructions).any(|s| match &s.instruction {
+                Instruction::Arg(arg) => declared(arg),
+                _ => false,
+            });
+            let known: Vec<&str> = self.global_names();
+            error = if globally {
+                error.hint(format!(
+                    "`{name}` has no value: give its ARG a default (`ARG {name}=value`) or pass `--build-arg {name}=value`"
+                ))
+            } else if in_stage {
+                error.hint(format!(
+                    "`{name}` is declared inside of a stage only: FROM sees an ARG that stands above the first FROM"
+                ))
+            } else if let Some(near) = kiln_dockerfile::suggest(name, &known) {
+                error.hint(format!("no ARG declares `{name}`; did you mean `{near}`?"))
+            } else {
+                error.hint(format!(
+                    "no ARG declares `{name}`: write `ARG {name}=value` above the first FROM, or pass `--build-arg {name}=value` with it"
+                ))
+            };
+        }
+        error
+    }
+
+    /// Finds out what a name means in stage `index`: a named context, an earlier stage, or an image.
+    pub(super) fn name(&self, name: &str, index: usize, numbers: Numbers) -> Name {
+        if self.context_for(name).is_some() {
+            return Name::Other(name.to_owned());
+        }
+        let stages = self.source.tree.stages.iter().enumerate().take(index).rev();
+        let called =
+            |s: &kiln_dockerfile::Stage| s.name.as_ref().is_some_and(|n| n.value.eq_ignore_ascii_case(name));
+        if let Some((found, _)) = stages.into_iter().find(|(_, s)| called(s)) {
+            return Name::Stage(found);
+        }
+        match name.parse::<usize>() {
+            Ok(number) if numbers == Numbers::AreStages && number < index => Name::Stage(number),
+            _ => Name::Other(name.to_owned()),
+        }
+    }
+
+    /// Returns the named context that stands in for the whole stage `index`, if its name was given to one.
+    pub(super) fn stand_in(&self, index: usize) -> Option<&str> {
+        let name = self.source.tree.stages[index].name.as_ref()?;
+        self.context_for(&name.value).map(|_| name.value.as_str())
+    }
+
+    fn context_for(&self, name: &str) -> Option<&str> {
+        self.request.context_named(name, &self.request.target_platform())
+    }
+
+    /// Returns the instructions of stage `index`, those of its base's triggers first.
+    ///
+    /// Triggers of an image are known once it has a pin.
+    pub(super) fn steps(&self, index: usize) -> Result<Vec<Step>> {
+        if self.stand_in(index).is_some() {
+            return Ok(Vec::new());
+        }
+        let stage = &self.source.tree.stages[index];
+        let mut steps = Vec::new();
+        let place = self.source.place(stage.from.instruction.image.span);
+        for trigger in self.triggers(index)? {
+            steps.push(Step { statement: parse_trigger(&trigger, &place)?, place: place.clone() });
+        }
+        steps.extend(
+            stage
+                .instructions
+                .iter()
+                .map(|s| Step { statement: s.clone(), place: self.source.place(s.span) }),
+        );
+        Ok(steps)
+    }
+
+    fn triggers(&self, index: usize) -> Result<Vec<String>> {
+        let base = self.base(index)?;
+        match self.name(&base, index, Numbers::AreNames) {
+            Name::Stage(parent) if self.stand_in(parent).is_none() => {
+                let own = self.source.tree.stages[parent].instructions.iter();
+                Ok(own
+                    .filter_map(|s| match &s.instruction {
+                        Instruction::Onbuild(onbuild) => Some(onbuild.trigger.value.clone()),
+                        _ => None,
+                    })
+                    .collect())
+            }
+            Name::Stage(parent) => {
+                let name = self.stand_in(parent).unwrap_or_default();
+                Ok(self.pinned_triggers(name, &self.stage_platform(parent)?))
+            }
+            Name::Other(name) => Ok(self.pinned_triggers(&name, &self.stage_platform(index)?)),
+        }
+    }
+
+    fn pinned_triggers(&self, name: &str, platform: &Platform) -> Vec<String> {
+        match self.pins.get(&pin_key(name, platform)) {
+            Some(Pin::Image(base)) => base.config.config.on_build.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Returns every name that stage `index` takes files from.
+    fn froms(&self, index: usize) -> Result<Vec<From>> {
+        let mut froms = Vec::new();
+        for step in self.steps(index)? {
+            let own = step.place.span == (step.statement.span.start..step.statement.span.end);
+            for (name, numbers) in taken_from(&step.statement) {
+                // The text of a trigger is not in the file; its stage stands for it.
+                let place = if own { self.source.place(name.span) } else { step.place.clone() };
+                froms.push(From { name: name.value.clone(), numbers, place });
+            }
+        }
+        Ok(froms)
+    }
+
+    /// Checks what BuildKit checks of stages that the target does not need as well.
+    pub(super) fn check_stages(&mut self) {
+        for index in 0..self.source.tree.stages.len() {
+            let checked = self.base(index).and_then(|_| self.stage_platform(index)).map(drop);
+            self.collect(checked);
+        }
+    }
+
+    /// Returns the stages that `target` needs, in the order of the file.
+    pub(super) fn needed(&mut self, target: usize) -> BTreeSet<usize> {
+        let mut needed = BTreeSet::new();
+        let mut todo = vec![target];
+        while let Some(index) = todo.pop() {
+            if !needed.insert(index) || self.stand_in(index).is_some() {
+                continue;
+            }
+            let Ok(base) = self.base(index) else { continue };
+            if let Name::Stage(other) = self.name(&base, index, Numbers::AreNames) {
+                todo.push(other);
+            }
+            let froms = self.froms(index);
+            for from in self.collect(froms).unwrap_or_default() {
+                let refused = self.refuse_later_stage(&from, index);
+                self.collect(refused);
+                if let Name::Stage(other) = self.name(&from.name, index, from.numbers) {
+                    todo.push(other);
+                }
+            }
+        }
+        needed
+    }
+
+    /// A stage can only be copied from below it; a name that a later stage has is surely meant to be that one.
+    fn refuse_later_stage(&self, from: &From, index: usize) -> Result<()> {
+        let name = &from.name;
+        if matches!(self.name(name, index, from.numbers), Name::Stage(_)) || self.context_for(name).is_some()
+        {
+            return Ok(());
+        }
+        let stages = &self.source.tree.stages;
+        if let Some((found, _)) = self.source.tree.stage(name) {
+            let what = if found == index { "copies from itself" } else { "copies from a later stage" };
+            return Err(Error::input(format!("stage `{}` {what}, `{name}`", self.stage_label(index)))
+                .at(Some(from.place.clone()))
+                .hint("a stage can only use the stages above it"));
+        }
+        match name.parse::<usize>() {
+            Ok(number) if from.numbers == Numbers::AreStages && number >= index => {
+                Err(Error::input(format!("there is no stage {number} above this one"))
+                    .at(Some(from.place.clone()))
+                    .hint(format!("stages are counted from 0, and the file has {} of them", stages.len())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Collects every name that is known to be needed, so that all are resolved at once.
+    pub(super) fn want_names(&mut self, needed: &BTreeSet<usize>) -> Result<()> {
+        for &index in needed {
+            let platform = self.stage_platform(index)?;
+            let from = &self.source.tree.stages[index].from.instruction.image;
+            let place = self.source.place(from.span);
+            if let Some(name) = self.stand_in(index).map(str::to_owned) {
+                self.want(&name, &platform, &place);
+                continue;
+            }
+            if let Name::Other(name) = self.name(&self.base(index)?, index, Numbers::AreNames) {
+                self.want(&name, &platform, &place);
+            }
+            for from in self.froms(index)? {
+                if let Name::Other(name) = self.name(&from.name, index, from.numbers) {
+                    self.want(&name, &self.request.target_platform(), &from.place);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn want(&mut self, name: &str, platform: &Platform, place: &Place) {
+        let key = pin_key(name, platform);
+        let asked = self.wanted.iter().any(|w| pin_key(&w.name, &w.platform) == key);
+        if name == "scratch" || self.pins.contains_key(&key) || asked {
+            return;
+        }
+        let stages: Vec<&str> = self.stage_names();
+        let similar = kiln_dockerfile::suggest(name, &stages).map(str::to_owned);
+        self.wanted.push(Wanted {
+            name: name.to_owned(),
+            platform: platform.clone(),
+            place: Some(place.clone()),
+            similar,
+        });
+    }
+
+    pub(super) fn stage_names(&self) -> Vec<&str> {
+        let stages = self.source.tree.stages.iter();
+        stages.filter_map(|s| s.name.as_ref().map(|n| n.value.as_str())).collect()
+    }
+
+    pub(super) fn stage_label(&self, index: usize) -> String {
+        let stage = &self.source.tree.stages[index];
+        stage.name.as_ref().map_or_else(|| format!("stage-{index}"), |n| n.value.clone())
+    }
+}
+
+/// Returns the names that an instruction takes files from.
+fn taken_from(statement: &Statement) -> Vec<(&Spanned<String>, Numbers)> {
+    match &statement.instruction {
+        Instruction::Copy(copy) => copy.from.iter().map(|from| (from, Numbers::AreStages)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn parse_trigger(text: &str, place: &Place) -> Result<Statement> {
+    let (statement, diagnostics) = kiln_dockerfile::parse_trigger(text);
+    let fault = diagnostics.into_iter().find(kiln_dockerfile::Diagnostic::is_error);
+    match (statement, fault) {
+        (Some(statement), None) => Ok(statement),
+        (_, fault) => {
+            let why = fault.map_or_else(|| "not an instruction".to_owned(), |d| d.message);
+            Err(Error::input(format!("the base has an ONBUILD trigger that cannot run: `{text}`: {why}"))
+                .at(Some(place.clone())))
+        }
+    }
+}
