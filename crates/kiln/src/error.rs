@@ -133,6 +133,15 @@ impl Error {
         self
     }
 
+    /// Returns the first of several errors of one file with the others beside it.
+    #[must_use]
+    pub fn first_of(errors: Vec<Self>) -> Option<Self> {
+        let mut errors = errors.into_iter();
+        let mut first = errors.next()?;
+        first.also.extend(errors);
+        Some(first)
+    }
+
     /// Adds a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

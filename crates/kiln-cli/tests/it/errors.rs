@@ -34,6 +34,14 @@ fn a_missing_source_is_explained() {
 }
 
 #[test]
+fn all_missing_sources_are_reported_together() {
+    check(
+        "FROM scratch\nCOPY nothing /\nCOPY src/main.c /\nCOPY dist/app none /\n",
+        &["cannot find `nothing`", "Dockerfile:2:6", "cannot find `dist/app`", "Dockerfile:4:6"],
+    );
+}
+
+#[test]
 fn a_link_out_of_the_context_leads_nowhere() {
     let env = env();
     env.write("ctx/Dockerfile", "FROM scratch\nCOPY leak /\n");

@@ -20,7 +20,7 @@ const VERSION: &str = "kiln layer 1";
 /// Returns the key of every vertex.
 ///
 /// # Errors
-/// When a file of a context cannot be read, or a source does not exist.
+/// When files of a context cannot be read or do not exist: every one of them is reported, not only the first.
 pub(super) fn all(
     engine: &Engine,
     plan: &Plan,
@@ -28,6 +28,7 @@ pub(super) fn all(
     base_read: &[bool],
 ) -> Result<Vec<Digest>> {
     let mut keys: Vec<Digest> = Vec::with_capacity(plan.vertices.len());
+    let mut errors = Vec::new();
     for (id, vertex) in plan.vertices.iter().enumerate() {
         let mut hasher = Hasher::new();
         hasher.field(VERSION.as_bytes());
@@ -61,14 +62,14 @@ pub(super) fn all(
                     Assumptions::new(&image.config, image.layers.len()).hash(&mut hasher);
                 }
                 for action in &file.actions {
-                    self::action(action, &keys, contexts, &mut hasher)
-                        .map_err(|e| e.at(vertex.meta.place.clone()))?;
+                    let hashed = self::action(action, &keys, contexts, &mut hasher);
+                    errors.extend(hashed.err().map(|e| e.at(vertex.meta.place.clone())));
                 }
             }
         }
         keys.push(hasher.finish());
     }
-    Ok(keys)
+    Error::first_of(errors).map_or(Ok(keys), Err)
 }
 
 fn action(

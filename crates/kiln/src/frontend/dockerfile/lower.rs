@@ -38,14 +38,13 @@ pub fn lower(request: &BuildRequest, source: &Source, pins: &Pins) -> Result<Low
         global_args: Vars::default(),
     };
     let done = lowering.file();
-    let mut errors = std::mem::take(&mut lowering.errors).into_iter();
-    match (errors.next(), done) {
-        (Some(mut first), done) => {
-            first.also = errors.chain(done.err()).collect();
-            Err(first)
-        }
-        (None, done) => done,
+    let mut errors = lowering.errors;
+    match done {
+        Err(error) => errors.push(error),
+        Ok(lowered) if errors.is_empty() => return Ok(lowered),
+        Ok(_) => {}
     }
+    Err(Error::first_of(errors).unwrap_or_else(|| Error::internal("lowering failed without a reason")))
 }
 
 /// Work in progress.
@@ -160,8 +159,9 @@ impl Lowering<'_> {
 
     /// Lowers one stage; faults of its instructions are collected.
     fn stage(&mut self, index: usize) -> Result<StageState> {
-        let stage = self.source.tree.stages[index].clone();
+        let stage = &self.source.tree.stages[index];
         let place = self.source.place(stage.from.instruction.image.span);
+        let named = stage.name.as_ref().map(|n| n.value.clone());
         if let Some(after) = stage.from.instruction.after.first() {
             let refused = super::stage::unsupported("FROM --after", &self.source.place(after.span));
             self.collect::<()>(Err(refused));
@@ -181,9 +181,9 @@ impl Lowering<'_> {
         };
         let steps = self.steps(index)?;
         state.config.config.on_build.clear();
-        let multi = self.source.tree.stages.len() > 1 || stage.name.is_some();
+        let multi = self.source.tree.stages.len() > 1 || named.is_some();
         let label = if multi { self.stage_label(index) } else { String::new() };
-        let fresh = stage.name.is_some_and(|n| self.request.is_stage_fresh(&n.value));
+        let fresh = named.is_some_and(|name| self.request.is_stage_fresh(&name));
         let total = 1 + steps.iter().filter(|s| makes_layer(&s.statement.instruction)).count();
         state.begin(label, total, fresh);
         for step in steps {

@@ -71,9 +71,7 @@ impl Source {
         errors.retain(|e| e.place.is_some());
         errors.sort_by_key(|e| e.place.as_ref().map(|p| p.span.start));
         errors.dedup_by(|b, a| a.place == b.place);
-        let mut first = errors.remove(0);
-        first.also = errors;
-        Err(first)
+        Error::first_of(errors).map_or(Ok(source), Err)
     }
 
     pub(super) fn error(&self, diagnostic: Diagnostic) -> Error {

@@ -167,25 +167,24 @@ impl Lowering<'_> {
     }
 
     /// Returns the instructions of stage `index`, those of its base's triggers first.
-    ///
-    /// Triggers of an image are known once it has a pin.
     pub(super) fn steps(&self, index: usize) -> Result<Vec<Step>> {
         if self.stand_in(index).is_some() {
             return Ok(Vec::new());
         }
-        let stage = &self.source.tree.stages[index];
-        let mut steps = Vec::new();
-        let place = self.source.place(stage.from.instruction.image.span);
-        for trigger in self.triggers(index)? {
-            steps.push(Step { statement: parse_trigger(&trigger, &place)?, place: place.clone() });
-        }
-        steps.extend(
-            stage
-                .instructions
-                .iter()
-                .map(|s| Step { statement: s.clone(), place: self.source.place(s.span) }),
-        );
+        let mut steps = self.trigger_steps(index)?;
+        let own = self.source.tree.stages[index].instructions.iter();
+        steps.extend(own.map(|s| Step { statement: s.clone(), place: self.source.place(s.span) }));
         Ok(steps)
+    }
+
+    /// Returns the triggers of the base of stage `index`; those of an image are known once it has a pin.
+    fn trigger_steps(&self, index: usize) -> Result<Vec<Step>> {
+        let place = self.source.place(self.source.tree.stages[index].from.instruction.image.span);
+        let step = |text: &String| {
+            let statement = parse_trigger(text, &place)?;
+            Ok(Step { statement, place: place.clone() })
+        };
+        self.triggers(index)?.iter().map(step).collect()
     }
 
     fn triggers(&self, index: usize) -> Result<Vec<String>> {
@@ -218,13 +217,16 @@ impl Lowering<'_> {
     /// Returns every name that stage `index` takes files from.
     fn froms(&self, index: usize) -> Result<Vec<From>> {
         let mut froms = Vec::new();
-        for step in self.steps(index)? {
-            let own = step.place.span == (step.statement.span.start..step.statement.span.end);
-            for (name, numbers) in taken_from(&step.statement) {
-                // The text of a trigger is not in the file; its stage stands for it.
-                let place = if own { self.source.place(name.span) } else { step.place.clone() };
-                froms.push(From { name: name.value.clone(), numbers, place });
-            }
+        // The text of a trigger is not in the file; the FROM that brings it stands for it.
+        for step in self.trigger_steps(index)? {
+            froms.extend(taken_from(&step.statement).into_iter().map(|(name, numbers)| From {
+                name: name.value.clone(),
+                numbers,
+                place: step.place.clone(),
+            }));
+        }
+        for (name, numbers) in self.source.tree.stages[index].instructions.iter().flat_map(taken_from) {
+            froms.push(From { name: name.value.clone(), numbers, place: self.source.place(name.span) });
         }
         Ok(froms)
     }
