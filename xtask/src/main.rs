@@ -6,6 +6,7 @@
 //! | `test` | every lane that this machine can run, and which it cannot |
 //! | `tidy` | the rules of the house, as code |
 //! | `bench` | measurements, compared with a baseline |
+//! | `fuzz` | a search for inputs that break a promise of the language |
 //!
 //! It has no dependencies: a newcomer waits for kiln to compile, not for its tools.
 
@@ -19,6 +20,7 @@ mod bench;
 mod cargo;
 mod elf;
 mod example;
+mod fuzz;
 mod test;
 mod tidy;
 
@@ -31,7 +33,9 @@ const HELP: &str = "Usage: cargo xtask COMMAND
   check         run the quick part: fmt, clippy, tidy, unit tests
   tidy          check the rules of the house
   bench         measure, and compare with xtask/bench-baseline.txt
-  bench --save  measure, and make the result the baseline";
+  bench --save  measure, and make the result the baseline
+  fuzz [TARGET] [--seconds N]   search for inputs that break a promise of the Dockerfile language
+  fuzz TARGET FILE              run one such input again";
 
 /// What a command of this program ends with.
 type Outcome<T = ()> = Result<T, String>;
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
         ["check"] => test::quick(),
         ["tidy"] => tidy::run(),
         ["bench", rest @ ..] => bench::run(rest),
+        ["fuzz", rest @ ..] => fuzz::run(rest),
         [] | ["help" | "-h" | "--help"] => {
             println!("{HELP}");
             return ExitCode::SUCCESS;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::cargo::{cargo, root, run as run_command, run_listening, succeeds, target_dir};
 use crate::example::{self, Programs, Ran};
-use crate::{Outcome, elf, tidy};
+use crate::{Outcome, elf, fuzz, tidy};
 
 /// What became of a step that did not fail.
 enum Step {
@@ -51,6 +51,9 @@ impl Summary {
     }
 }
 
+/// How long each fuzz target runs here: long enough to run all seeds and to find what is near them.
+const FUZZ_SECONDS: u32 = 10;
+
 /// Runs everything that this machine can run.
 pub(crate) fn all() -> Outcome {
     let mut summary = Summary::default();
@@ -58,6 +61,10 @@ pub(crate) fn all() -> Outcome {
     summary.step("tests", |summary| {
         summary.left_out.extend(run_listening(&mut cargo(["test", "--workspace"])?)?);
         Ok(Step::Done)
+    })?;
+    summary.step("fuzz", |_| match fuzz::short(FUZZ_SECONDS)? {
+        Ok(()) => Ok(Step::Done),
+        Err(why) => Ok(Step::LeftOut(why)),
     })?;
     let mut built = None;
     summary.step("static build", |summary| static_build(summary, &mut built))?;
@@ -156,7 +163,7 @@ fn name_tools(command: &mut Command, target: &str) {
 }
 
 /// Returns the triple of this machine.
-fn host() -> Option<String> {
+pub(crate) fn host() -> Option<String> {
     let output = Command::new("rustc").arg("-vV").current_dir(root()).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     text.lines().find_map(|line| line.strip_prefix("host: ")).map(str::to_owned)

@@ -42,11 +42,14 @@ pub(crate) const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
 /// Where Podman keeps credentials for the time of a login.
 pub(crate) const XDG_RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
 
+/// Socket of the SSH agent that `--ssh` without a socket means.
+pub(crate) const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
+
 /// Where credential helpers are looked for.
 pub(crate) const PATH: &str = "PATH";
 
 /// The variables with what they do, as the help text shows them.
-pub(crate) const TABLE: [(&str, &str); 14] = [
+pub(crate) const TABLE: [(&str, &str); 15] = [
     (KILN_STORE, "directory of the store"),
     (KILN_CONFIG, "configuration file, in place of the usual ones"),
     (SOURCE_DATE_EPOCH, "times in the image are cut to this many seconds since 1970"),
@@ -57,6 +60,7 @@ pub(crate) const TABLE: [(&str, &str); 14] = [
     (ALL_PROXY, "proxy for both, lower case too"),
     (NO_PROXY, "hosts that are reached directly, lower case too"),
     (SSL_CERT_FILE, "authorities to trust besides those of the system"),
+    (SSH_AUTH_SOCK, "socket of the agent for `--ssh default`"),
     (NO_COLOR, "no colour"),
     (CI, "plain progress unless --progress says otherwise"),
     (XDG_DATA_HOME, "the store is in its directory kiln"),

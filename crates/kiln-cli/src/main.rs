@@ -10,6 +10,7 @@
 
 mod args;
 mod bug;
+mod check;
 mod commands;
 mod env;
 mod exit;

@@ -19,7 +19,8 @@ pub enum Severity {
 pub struct Diagnostic {
     /// How bad it is.
     pub severity: Severity,
-    /// The name of the rule, in kebab-case; stable, for suppression lists and tests.
+    /// The name of the rule, stable for suppression lists and tests: an error's in kebab-case, that of a check
+    /// as in [`crate::lint::RULES`].
     pub code: &'static str,
     /// The offending text.
     pub span: Span,
@@ -27,13 +28,39 @@ pub struct Diagnostic {
     pub message: String,
     /// What to do next, when that is known.
     pub help: Option<String>,
+    /// The change that puts it right, when no thought is needed for that.
+    pub fix: Option<Fix>,
+}
+
+/// A change of the source text that means the same to a build and does not have the fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fix {
+    /// The edits, in order and without overlap; never empty.
+    pub edits: Vec<Edit>,
+}
+
+/// One replacement of a piece of the source text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    /// What is replaced; empty for an insertion.
+    pub span: Span,
+    /// What comes in its place.
+    pub replacement: String,
+}
+
+impl Fix {
+    /// Makes a fix of one edit.
+    #[must_use]
+    pub fn replace(span: Span, replacement: impl Into<String>) -> Self {
+        Self { edits: vec![Edit { span, replacement: replacement.into() }] }
+    }
 }
 
 impl Diagnostic {
     /// Makes an error without help.
     #[must_use]
     pub fn error(code: &'static str, span: Span, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, code, span, message: message.into(), help: None }
+        Self { severity: Severity::Error, code, span, message: message.into(), help: None, fix: None }
     }
 
     /// Makes a warning without help.
@@ -46,6 +73,12 @@ impl Diagnostic {
     #[must_use]
     pub fn with_help(self, help: impl Into<String>) -> Self {
         Self { help: Some(help.into()), ..self }
+    }
+
+    /// Adds the change that puts it right, when there is one.
+    #[must_use]
+    pub fn with_fix(self, fix: Option<Fix>) -> Self {
+        Self { fix: fix.or(self.fix), ..self }
     }
 
     /// Adds ``did you mean `x`?`` when there is a suggestion.

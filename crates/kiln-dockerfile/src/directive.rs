@@ -124,61 +124,92 @@ impl Check {
 
 /// One `key = value` found in a comment.
 struct Found<'a> {
-    key: &'a str,
+    /// In lower case.
+    key: String,
     value: &'a str,
-    value_start: usize,
+    span: Span,
 }
 
-/// Splits `# key = value` when the text after the comment sign has that form.
+/// What stands around a value and is no part of it.
+const BLANKS: [char; 5] = [' ', '\t', '\n', '\r', '\u{c}'];
+
+/// Splits `# key = value` when the text has that form, the comment sign first, and the key is a directive's.
 fn split<'a>(content: &'a str, start: usize, sign: &str) -> Option<Found<'a>> {
-    let body = content.trim_start().strip_prefix(sign)?.trim_start();
-    let equals = body.find('=')?;
-    let (key, value) = body.split_at_checked(equals)?;
-    let key = key.trim_end();
-    let mut letters = key.chars();
-    let well_formed = letters.next().is_some_and(|first| first.is_ascii_alphabetic())
-        && letters.all(|letter| letter.is_ascii_alphanumeric());
-    let value_text = value.get(1..)?.trim();
-    if !well_formed || value_text.is_empty() {
+    let body = content.strip_prefix(sign)?.trim_start();
+    let (key, value) = body.split_once('=')?;
+    let key = key.trim_end_matches(BLANKS).to_ascii_lowercase();
+    if !matches!(key.as_str(), "syntax" | "check" | "escape") {
         return None;
     }
-    let value_offset = content.len() - value.get(1..)?.trim_start().len();
-    Some(Found { key, value: value_text, value_start: start + value_offset })
+    let trimmed = value.trim_matches(BLANKS);
+    // A value of blanks only is a value, the last of them; an empty one is none.
+    let from = match trimmed {
+        "" => value.char_indices().next_back()?.0,
+        _ => value.len() - value.trim_start_matches(BLANKS).len(),
+    };
+    let value_text = if trimmed.is_empty() { value.get(from..)? } else { trimmed };
+    let from = start + content.len() - value.len() + from;
+    Some(Found { key, value: value_text, span: Span::new(from, from + value_text.len()) })
+}
+
+impl Found<'_> {
+    fn spanned(&self) -> Spanned<String> {
+        Spanned::new(self.value.to_owned(), self.span)
+    }
 }
 
 /// Reads the directives from the start of a file and leaves `lines` at the first other line.
+///
+/// BuildKit reads the top of a file twice. The parser looks for `escape`: it allows blanks in front of `#` and
+/// takes a first line `#!…` for a comment, which ends the directives. `syntax` and `check` are looked for by
+/// [`detect`].
 pub(crate) fn parse(lines: &mut Lines<'_>, diagnostics: &mut Vec<Diagnostic>) -> Directives {
-    let mut directives = Directives::default();
-    lines.skip_shebang();
+    let mut directives = Directives {
+        syntax: detect(lines.clone(), "#", "syntax"),
+        check: detect(lines.clone(), "#", "check"),
+        escape: None,
+    };
+    if let Some(check) = &directives.check
+        && let Err(message) = Check::parse(&check.value)
+    {
+        diagnostics.push(Diagnostic::error("invalid-check", check.span, message));
+    }
+    let mut seen = Vec::new();
     while let Some(line) = lines.peek() {
-        let Some(found) = split(line.content, line.start, "#") else { break };
-        let key = found.key.to_ascii_lowercase();
-        let span = Span::new(found.value_start, found.value_start + found.value.len());
-        let value = Spanned::new(found.value.to_owned(), span);
-        let seen = match key.as_str() {
-            "syntax" => directives.syntax.replace(value).is_some(),
-            "check" => {
-                if let Err(message) = Check::parse(&value.value) {
-                    diagnostics.push(Diagnostic::error("invalid-check", span, message));
-                }
-                directives.check.replace(value).is_some()
-            }
-            "escape" => match escape(&value) {
-                Ok(escape) => directives.escape.replace(escape).is_some(),
-                Err(diagnostic) => {
-                    diagnostics.push(diagnostic);
-                    false
-                }
-            },
-            _ => break,
-        };
-        if seen {
-            let message = format!("only one `{key}` directive can be used");
+        let content = line.content.trim_start();
+        let start = line.start + line.content.len() - content.len();
+        let Some(found) = split(content, start, "#") else { break };
+        if seen.contains(&found.key) {
+            let message = format!("only one `{}` directive can be used", found.key);
             diagnostics.push(Diagnostic::error("duplicate-directive", line.span(), message));
+        } else if found.key == "escape" {
+            match escape(&found.spanned()) {
+                Ok(escape) => directives.escape = Some(escape),
+                Err(diagnostic) => diagnostics.push(diagnostic),
+            }
         }
+        seen.push(found.key);
         lines.next();
     }
     directives
+}
+
+/// Finds one directive after a first line `#!…`, which lets a Dockerfile be an executable script. The comment
+/// sign has to be the first character of the line.
+fn detect(mut lines: Lines<'_>, sign: &str, key: &str) -> Option<Spanned<String>> {
+    lines.skip_shebang();
+    let mut seen = Vec::new();
+    for line in lines {
+        let found = split(line.content, line.start, sign)?;
+        if found.key == key {
+            return Some(found.spanned());
+        }
+        if seen.contains(&found.key) {
+            return None;
+        }
+        seen.push(found.key);
+    }
+    None
 }
 
 fn escape(value: &Spanned<String>) -> Result<Spanned<Escape>, Diagnostic> {
@@ -201,21 +232,13 @@ fn first_word(value: &str) -> &str {
 /// for languages with such comments, and a JSON object with a `syntax` key.
 #[must_use]
 pub fn detect_syntax(source: &str) -> Option<Spanned<String>> {
-    for sign in ["#", "//"] {
-        let mut lines = Lines::new(source);
-        lines.skip_shebang();
-        for line in lines {
-            let Some(found) = split(line.content, line.start, sign) else { break };
-            match found.key.to_ascii_lowercase().as_str() {
-                "syntax" => {
-                    let image = first_word(found.value);
-                    let span = Span::new(found.value_start, found.value_start + image.len());
-                    return Some(Spanned::new(image.to_owned(), span));
-                }
-                "check" | "escape" => {}
-                _ => break,
-            }
-        }
+    let mut lines = Lines::new(source);
+    let found = detect(lines.clone(), "#", "syntax").or_else(|| detect(lines.clone(), "//", "syntax"));
+    if let Some(found) = found {
+        let image = first_word(&found.value).to_owned();
+        let span = Span::new(found.span.start, found.span.start + image.len());
+        return Some(Spanned::new(image, span));
     }
-    json::object_string(source, "syntax")
+    lines.skip_shebang();
+    json::object_string(source, lines.offset(), "syntax")
 }

@@ -5,7 +5,7 @@
 use crate::diagnostic::{Diagnostic, quote};
 use crate::line::Piece;
 use crate::source::{Span, Spanned};
-use crate::suggest::suggest;
+use crate::suggest::{suggest, worthwhile};
 
 /// Text that lost quotes and escapes on the way and still knows the place of every character.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -85,8 +85,8 @@ pub(crate) enum Kind {
 
 /// Separates the flags from the operands.
 ///
-/// The escape character is always the backslash here, whatever the escape directive says.
-pub(crate) fn split<'a>(arguments: Piece<'a>) -> (Vec<Flag>, Piece<'a>) {
+/// A flag loses its quotes and escapes here.
+pub(crate) fn split<'a>(arguments: Piece<'a>, escape: char) -> (Vec<Flag>, Piece<'a>) {
     let text = arguments.text();
     let mut flags = Vec::new();
     let mut at = 0;
@@ -97,7 +97,7 @@ pub(crate) fn split<'a>(arguments: Piece<'a>) -> (Vec<Flag>, Piece<'a>) {
         if !rest.starts_with("--") {
             return (flags, arguments.from(at).trim());
         }
-        let (word, length) = read_word(arguments.from(at));
+        let (word, length) = read_word(arguments.from(at), escape);
         let span = arguments.part(at, at + length).span();
         at += length;
         if word.text() == "--" {
@@ -112,7 +112,7 @@ pub(crate) fn split<'a>(arguments: Piece<'a>) -> (Vec<Flag>, Piece<'a>) {
 }
 
 /// Reads one word, removes its quotes and returns how much text it took.
-fn read_word(piece: Piece<'_>) -> (FlagValue, usize) {
+fn read_word(piece: Piece<'_>, escape: char) -> (FlagValue, usize) {
     let mut word = FlagValue { at: piece.part(0, 0).span(), ..FlagValue::default() };
     let mut quote = None;
     let mut characters = piece.text().char_indices();
@@ -129,7 +129,7 @@ fn read_word(piece: Piece<'_>) -> (FlagValue, usize) {
             }
             _ => {}
         }
-        if character == '\\' {
+        if character == escape {
             let Some(escaped) = characters.next() else { break };
             (at, character) = escaped;
         }
@@ -157,7 +157,7 @@ impl Flags {
             let name = flag.name.value.as_str();
             let kind = known.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind);
             let fault = match kind {
-                None => Some(unknown(instruction, &flag, known)),
+                None => Some(unknown(instruction, &flag, known, worthwhile(diagnostics))),
                 Some(Kind::Value) if found.iter().any(|other| other.name.value == name) => {
                     Some(duplicate(&flag))
                 }
@@ -180,11 +180,6 @@ impl Flags {
         Self { found }
     }
 
-    /// Returns the place of the first flag.
-    pub(crate) fn first_span(&self) -> Option<Span> {
-        self.found.first().map(|flag| flag.span)
-    }
-
     /// Returns the value of a flag that is given once at most.
     pub(crate) fn value(&self, name: &str) -> Option<Spanned<String>> {
         self.values(name).next().map(FlagValue::spanned)
@@ -203,11 +198,12 @@ impl Flags {
     }
 }
 
-fn unknown(instruction: &str, flag: &Flag, known: &[(&'static str, Kind)]) -> Diagnostic {
+fn unknown(instruction: &str, flag: &Flag, known: &[(&'static str, Kind)], suggests: bool) -> Diagnostic {
     let name = &flag.name.value;
     let message = format!("unknown flag {} of {instruction}", quote(&format!("--{name}")));
     let names: Vec<&str> = known.iter().map(|(known, _)| *known).collect();
-    let suggestion = suggest(name, &names).map(|near| format!("--{near}"));
+    let near = if suggests { suggest(name, &names) } else { None };
+    let suggestion = near.map(|near| format!("--{near}"));
     let diagnostic = Diagnostic::error("unknown-flag", flag.span, message);
     match (suggestion, known) {
         (Some(near), _) => diagnostic.with_suggestion(Some(&near)),

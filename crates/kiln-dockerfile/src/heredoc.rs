@@ -32,6 +32,9 @@ impl Heredoc {
     }
 }
 
+/// What may stand between `<<` and the delimiter.
+const BLANKS: [char; 5] = [' ', '\t', '\r', '\n', '\u{c}'];
+
 /// The opening word of a heredoc.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Opening {
@@ -48,14 +51,19 @@ impl Opening {
         let digits = word.get(..word.len() - after_digits.len())?;
         let after_sign = after_digits.strip_prefix("<<")?;
         let (strip_tabs, quoted) = match after_sign.strip_prefix('-') {
-            Some(rest) => (true, rest.trim_start()),
-            None => (false, after_sign.trim_start()),
+            Some(rest) => (true, rest.trim_start_matches(BLANKS)),
+            None => (false, after_sign.trim_start_matches(BLANKS)),
         };
         if quoted.contains('<') {
             return None;
         }
         let (name, expand) = unquote(quoted)?;
         Some(Self { name, descriptor: digits.parse().ok(), strip_tabs, expand })
+    }
+
+    /// Tells whether a heredoc that was read is the one that this word opens.
+    pub(crate) fn opens(&self, heredoc: &Heredoc) -> bool {
+        self.name == heredoc.name.value
     }
 }
 

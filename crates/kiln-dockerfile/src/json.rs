@@ -25,9 +25,8 @@ pub(crate) fn parse_array(text: &str) -> Array {
     reader.array().unwrap_or(Array::NotJson)
 }
 
-/// Returns a string member of a text that is one JSON object.
-pub(crate) fn object_string(text: &str, key: &str) -> Option<Spanned<String>> {
-    let start = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+/// Returns a string member of a text that is one JSON object from `start` on.
+pub(crate) fn object_string(text: &str, start: usize, key: &str) -> Option<Spanned<String>> {
     let mut reader = Reader { text, at: start };
     let mut found = None;
     reader.blanks();
@@ -325,7 +324,7 @@ mod tests {
     fn a_member_of_an_object() {
         let check = |text: &str, expect: Option<&str>| {
             assert_eq!(
-                object_string(text, "syntax").map(|found| found.value),
+                object_string(text, 0, "syntax").map(|found| found.value),
                 expect.map(str::to_owned),
                 "{text}"
             );

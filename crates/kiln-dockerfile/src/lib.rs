@@ -15,6 +15,7 @@
 //! - [`parse`] reads every instruction, flag, heredoc and directive of the stable language. Operands keep
 //!   their variables: `$X` in the text is `$X` in the tree, because values are known to the engine only.
 //! - [`expand`] replaces variables in one operand and removes its quotes, once the values are known.
+//! - [`lint`] finds what is legal and probably not meant; [`describe`] lists what a file offers.
 //! - [`ignore`] decides which paths of a context a `.dockerignore` file excludes; [`glob`] matches the
 //!   wildcards of `COPY` sources.
 //!
@@ -29,6 +30,7 @@
 #![warn(missing_docs)]
 
 mod csv;
+pub mod describe;
 mod diagnostic;
 mod directive;
 mod duration;
@@ -40,13 +42,14 @@ pub mod ignore;
 pub mod instruction;
 mod json;
 mod line;
+pub mod lint;
 mod parser;
 mod pattern;
 mod source;
 mod suggest;
 mod word;
 
-pub use diagnostic::{Diagnostic, Severity};
+pub use diagnostic::{Diagnostic, Edit, Fix, Severity};
 pub use directive::{Check, CheckRules, Directives, Escape, detect_syntax};
 pub use duration::parse_duration;
 pub use heredoc::Heredoc;

@@ -175,6 +175,11 @@ impl<'a> Piece<'a> {
         self.start >= self.end
     }
 
+    /// The piece and whatever follows it on its line.
+    pub(crate) fn to_end_of_line(self) -> Self {
+        Self { line: self.line, start: self.start, end: self.line.text.len() }
+    }
+
     /// The part between two offsets into this piece.
     pub(crate) fn part(&self, start: usize, end: usize) -> Self {
         let start = (self.start + start).min(self.end);

@@ -267,8 +267,7 @@ impl<'a, 'd> Parser<'a, 'd> {
         if let Some(span) = line.blank_line {
             let message = "an empty line inside a continued instruction";
             let help = "remove the line, or make it a comment with `#`";
-            self.diagnostics
-                .push(Diagnostic::warning("empty-continuation-line", span, message).with_help(help));
+            self.diagnostics.push(Diagnostic::warning("NoEmptyContinuation", span, message).with_help(help));
         }
         let heredocs = self.heredocs(line);
         let last = if heredocs.is_empty() { line.last_number } else { self.lines.number() };
@@ -284,7 +283,7 @@ impl<'a, 'd> Parser<'a, 'd> {
 
     /// Reads the bodies of the heredocs that a line opens.
     fn heredocs(&mut self, line: &LogicalLine) -> Vec<Heredoc> {
-        if !instruction::takes_heredocs(line.piece()) {
+        if !instruction::takes_heredocs(line.piece(), self.escape.character()) {
             return Vec::new();
         }
         let mut heredocs = Vec::new();

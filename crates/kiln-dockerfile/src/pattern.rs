@@ -38,7 +38,11 @@ pub(crate) fn matches(tokens: &[Token], text: &str, barrier: char) -> bool {
 
 /// Returns where a match that starts at the start of the text can end, in ascending order.
 pub(crate) fn ends(tokens: &[Token], text: &str, barrier: char) -> Vec<usize> {
-    let mut places = vec![0];
+    ends_from(tokens, text, vec![0], barrier)
+}
+
+/// Returns where a match that starts at one of the given places can end; both in ascending order.
+pub(crate) fn ends_from(tokens: &[Token], text: &str, mut places: Vec<usize>, barrier: char) -> Vec<usize> {
     for token in tokens {
         places = advance(token, text, &places, barrier);
         if places.is_empty() {

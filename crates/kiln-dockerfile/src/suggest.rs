@@ -1,7 +1,17 @@
 //! "Did you mean": the nearest known word to a misspelt one.
 
+use crate::diagnostic::Diagnostic;
+
 /// Longer words are not compared: no name in the language is that long, and the comparison is quadratic.
 const LONGEST_WORD: usize = 40;
+
+/// After so many faults no more suggestions are made: they do not help such a file, and each takes time.
+const MOST: usize = 1000;
+
+/// Tells whether another suggestion is worth its time.
+pub(crate) fn worthwhile(diagnostics: &[Diagnostic]) -> bool {
+    diagnostics.len() < MOST
+}
 
 /// Returns the candidate nearest to `name`, without regard to case, if any is near enough to be meant.
 ///

@@ -1,5 +1,6 @@
 //! Whole files through [`crate::parse`].
 
+mod buildkit;
 mod heredocs;
 mod instructions;
 mod robustness;

@@ -48,7 +48,7 @@ pub(crate) fn ranges(text: &str, escape: char, heredocs: Heredocs) -> (Vec<std::
         }
         let opens = heredocs == Heredocs::Yes && quote.is_none() && character == '<';
         if opens && characters.next_if(|(_, next)| *next == '<').is_some() {
-            while characters.next_if(|(_, next)| next.is_whitespace()).is_some() {}
+            while characters.next_if(|(_, next)| matches!(next, ' ' | '\t' | '\r')).is_some() {}
             continue;
         }
         match quote {

@@ -1,6 +1,7 @@
 //! What to run and what it shall see: plain data, decided by the engine, carried to the helper over a socket.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use crate::wire;
 /// `upper` and `work` lie in the same directory of the store (or share a near ancestor): the kernel wants both
 /// behind one mount. `upper` survives and is the layer's difference; `work` is private to this run, must be empty,
 /// and may be deleted with [`crate::remove_tree`] afterwards.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct ExecSpec {
     /// Unpacked layers, topmost first, as paths of the host; empty means an empty root.
     #[serde(with = "wire::paths")]
@@ -103,7 +104,7 @@ pub struct Mount {
 }
 
 /// The kinds of mount that a `RUN --mount` needs.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub enum MountKind {
     /// A file or directory of the host, owners read as container ids.
     Bind {
@@ -115,11 +116,13 @@ pub enum MountKind {
         /// Includes the mounts below the source.
         recursive: bool,
     },
-    /// Directories that the command may write to; what it writes is thrown away.
+    /// Directories that the command may write to, unless it must not; what it writes is thrown away.
     OverlayDir {
         /// Directories of the host, topmost first; empty means an empty directory.
         #[serde(with = "wire::paths")]
         lower: Vec<PathBuf>,
+        /// Refuses writes.
+        readonly: bool,
     },
     /// An empty directory in memory.
     Tmpfs {
@@ -127,8 +130,10 @@ pub enum MountKind {
         size: Option<u64>,
         /// Permission bits.
         mode: u32,
+        /// Refuses writes.
+        readonly: bool,
     },
-    /// A file in memory only, for secrets and scripts; it never reaches a disk or a layer.
+    /// A read-only file in memory only, for secrets and scripts; it never reaches a disk or a layer.
     File {
         /// Its bytes.
         #[serde(with = "wire::bytes")]
@@ -140,6 +145,31 @@ pub enum MountKind {
         /// Group inside the container.
         gid: u32,
     },
+}
+
+/// Files and variables may be secrets, so neither is shown.
+impl fmt::Debug for ExecSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExecSpec")
+            .field("lower", &self.lower)
+            .field("upper", &self.upper)
+            .field("args", &self.args)
+            .field("cwd", &self.cwd)
+            .field("user", &self.user)
+            .field("mounts", &self.mounts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for MountKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind { source, .. } => write!(f, "bind of {}", source.display()),
+            Self::OverlayDir { lower, .. } => write!(f, "overlay over {lower:?}"),
+            Self::Tmpfs { .. } => f.write_str("tmpfs"),
+            Self::File { .. } => f.write_str("file in memory"),
+        }
+    }
 }
 
 /// One resource limit.

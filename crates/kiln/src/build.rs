@@ -15,7 +15,7 @@ use crate::context::{self, Context};
 use crate::engine::{Engine, sandbox_error};
 use crate::error::{Error, Result};
 use crate::export::{self, Job, Push};
-use crate::frontend::dockerfile::{Lowered, Pins, Source, lower, notices};
+use crate::frontend::dockerfile::{Lowered, Pins, Source, checks, lower, notices};
 use crate::graph::{ImageSpec, Op, Plan};
 use crate::image::{Image, Parts, assemble};
 use crate::pin;
@@ -79,11 +79,15 @@ pub fn build(config: &EngineConfig, request: &BuildRequest, sink: &Sink, cancel:
     check(request)?;
     let mut engine = engine(config, request, sink, cancel)?;
     let opened = context::open(request, &engine.store, config.stdin)?;
-    let source = Source::parse(&opened.dockerfile, &opened.text, request, sink)?;
+    let source = Source::parse(&opened.dockerfile, &opened.text, request)?;
     for notice in notices(request, &source) {
         engine.sink.event(Event::Warning { text: notice.0, place: None });
     }
-    let plan = plan(&engine, request, &source)?;
+    let mut pins = Pins::new();
+    let planned = plan(&engine, request, &source, &mut pins);
+    // A finding may be what a failure comes from, so it is shown in any case.
+    let checked = checks::warn(request, &source, &pins, &opened.context.ignore, sink);
+    let plan = planned.and_then(|plan| checked.map(|()| plan))?;
     isolate(&mut engine, config, request, &plan)?;
     let contexts = pin::contexts(opened.context, request)?;
     run(&engine, config, request, &plan, &contexts).map_err(|e| stopped(e, cancel))
@@ -145,7 +149,12 @@ fn check(request: &BuildRequest) -> Result<()> {
     Ok(())
 }
 
-fn engine(config: &EngineConfig, request: &BuildRequest, sink: &Sink, cancel: &Cancel) -> Result<Engine> {
+pub(crate) fn engine(
+    config: &EngineConfig,
+    request: &BuildRequest,
+    sink: &Sink,
+    cancel: &Cancel,
+) -> Result<Engine> {
     let client = Client::new(config.client.clone())?;
     let handle = client.cancel_handle();
     let cancel = cancel.child();
@@ -169,16 +178,16 @@ fn engine(config: &EngineConfig, request: &BuildRequest, sink: &Sink, cancel: &C
         limits: request.limits,
         resolv_conf: config.resolv_conf.clone(),
         hosts: config.hosts.clone(),
+        grants: crate::mounts::read_grants(request)?,
     })
 }
 
 /// Lowers the Dockerfile, resolving names until none is missing.
-fn plan(engine: &Engine, request: &BuildRequest, source: &Source) -> Result<Plan> {
-    let mut pins = Pins::new();
+fn plan(engine: &Engine, request: &BuildRequest, source: &Source, pins: &mut Pins) -> Result<Plan> {
     loop {
-        match lower(request, source, &pins)? {
+        match lower(request, source, pins)? {
             Lowered::Plan(plan) => return Ok(plan),
-            Lowered::Wanted(wanted) => pin::resolve(engine, request, wanted, &mut pins)?,
+            Lowered::Wanted(wanted) => pin::resolve(engine, request, wanted, pins)?,
         }
         engine.cancel.check()?;
     }

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use kiln_dockerfile::ignore::Ignore;
-use kiln_oci::layer::{LayerReader, Limits};
+use kiln_oci::layer::{Form, LayerReader, Limits};
 use rustix::process::{getegid, geteuid};
 
 use crate::error::{Error, FileContext as _, Result};
@@ -38,6 +38,8 @@ pub(crate) struct Opened {
     pub(crate) dockerfile: String,
     /// Its bytes.
     pub(crate) text: Vec<u8>,
+    /// Where it lies; absent when it came from standard input.
+    pub(crate) path: Option<PathBuf>,
 }
 
 /// A Dockerfile larger than this is refused: it is meant to be something else.
@@ -102,7 +104,7 @@ pub(crate) fn open(
         }
     };
     let context = with_ignore(dir, name, path.as_deref())?;
-    Ok(Opened { context, dockerfile, text })
+    Ok(Opened { context, dockerfile, text, path })
 }
 
 impl Context {
@@ -225,7 +227,8 @@ fn unpack(store: &Store, input: Box<dyn Read + Send>, name: &str) -> Result<Path
     };
     let dir = store.tmp_path();
     fs::create_dir(&dir).on("create", &dir)?;
-    let reader = LayerReader::new(input, Limits::default()).map_err(|e| failed(e.into()))?;
+    let reader =
+        LayerReader::threaded_as(Form::Archive, input, Limits::default()).map_err(|e| failed(e.into()))?;
     let me = Owner { uid: geteuid().as_raw(), gid: getegid().as_raw() };
     unpack_layer(reader, &dir, &OneId(me)).map_err(|e| failed(e.into()))?;
     Ok(dir)

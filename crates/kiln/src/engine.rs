@@ -1,6 +1,7 @@
 //! What every room below works with, and the two ways in which a lazy layer becomes real: its blob is fetched,
 //! its files are unpacked.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +16,7 @@ use kiln_sandbox::Isolation;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::progress::{Event, Sink};
-use crate::request::ImageLimits;
+use crate::request::{ImageLimits, Secret};
 use crate::rootfs::{Layer, Origin};
 use crate::snapshot::{Ids, Owner};
 use crate::store::{Growing, Store};
@@ -33,6 +34,16 @@ pub(crate) struct Engine {
     pub(crate) limits: ImageLimits,
     pub(crate) resolv_conf: Vec<u8>,
     pub(crate) hosts: Vec<u8>,
+    pub(crate) grants: Grants,
+}
+
+/// What a build was trusted with.
+#[derive(Debug, Default)]
+pub(crate) struct Grants {
+    /// Secrets by id.
+    pub(crate) secrets: BTreeMap<String, Secret>,
+    /// Sockets of SSH agents by id.
+    pub(crate) agents: BTreeMap<String, PathBuf>,
 }
 
 /// Owners on disk as the isolation of this build keeps them.
@@ -54,14 +65,19 @@ impl Ids for DiskIds {
     }
 }
 
+/// Returns the name of the way in which `isolation` keeps owners on disk.
+pub(crate) fn scheme(isolation: &Isolation) -> &'static str {
+    match isolation.ids {
+        Scheme::Idmapped { .. } | Scheme::Natural => "natural",
+        Scheme::Nested { .. } => "nested",
+        Scheme::Single | Scheme::Owner(_) => "single",
+    }
+}
+
 impl Engine {
     /// Returns the name of the set of snapshots whose owners this build understands.
     pub(crate) fn scheme(&self) -> &'static str {
-        match self.isolation.ids {
-            Scheme::Idmapped { .. } | Scheme::Natural => "natural",
-            Scheme::Nested { .. } => "nested",
-            Scheme::Single | Scheme::Owner(_) => "single",
-        }
+        scheme(&self.isolation)
     }
 
     /// Returns how owners are kept on disk.
@@ -236,6 +252,7 @@ impl Engine {
                 error
             }
         })?;
+        crate::snapshot::write_owners(dir, &unpacked.owners)?;
         self.cancel.check()?;
         Ok(unpacked.diff_id)
     }

@@ -12,6 +12,7 @@ use crate::engine::{Engine, sandbox_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Accounts, Tree};
 use crate::graph::{ExecOp, Network};
+use crate::mounts::Mounted;
 use crate::progress::{Event, StepId, Stream};
 use crate::store::PendingSnapshot;
 
@@ -28,15 +29,11 @@ pub(crate) fn run(
     lower: Vec<PathBuf>,
     tree: &dyn Tree,
     pending: &PendingSnapshot,
+    mut mounted: Mounted,
 ) -> Result<Vec<PathBuf>> {
     engine.require_sandbox()?;
     let account = Accounts::read(tree)?.process(&op.user)?;
-    let mut env: Vec<(String, String)> = op.env.clone();
-    env.extend(op.hidden_env.iter().cloned());
-    if !env.iter().any(|(name, _)| name == "HOME") {
-        env.push(("HOME".to_owned(), account.home.clone()));
-    }
-    let mounts = op.scripts.iter().map(|(path, content)| Mount {
+    let scripts = op.scripts.iter().map(|(path, content)| Mount {
         target: PathBuf::from(path),
         kind: MountKind::File { content: content.clone().into_bytes(), mode: 0o755, uid: 0, gid: 0 },
     });
@@ -45,7 +42,7 @@ pub(crate) fn run(
         upper: pending.fs(),
         work: pending.work(),
         args: op.args.iter().map(OsString::from).collect(),
-        env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        env: environment(op, &account.home, std::mem::take(&mut mounted.env)),
         cwd: PathBuf::from(&op.cwd),
         user: ResolvedUser { uid: account.uid, gid: account.gid, groups: account.groups },
         hostname: op.hostname.clone(),
@@ -53,7 +50,8 @@ pub(crate) fn run(
             Network::Host => kiln_sandbox::Network::Host,
             Network::None => kiln_sandbox::Network::None,
         },
-        mounts: mounts.collect(),
+        mounts: scripts.chain(std::mem::take(&mut mounted.mounts)).collect(),
+        insecure: op.insecure,
         readonly_files: vec![
             (PathBuf::from("/etc/resolv.conf"), engine.resolv_conf.clone()),
             (PathBuf::from("/etc/hosts"), engine.hosts.clone()),
@@ -82,6 +80,20 @@ pub(crate) fn run(
         Exit::Code(code) => Err(with_ids(engine, failed(op, code, format!("exit code {code}"), tail))),
         Exit::Signal(signal) => Err(failed(op, 128 + signal, format!("signal {signal}"), tail)),
     }
+}
+
+/// Returns the environment of a command: what is known of the step, the home of its user, and secrets over both.
+fn environment(op: &ExecOp, home: &str, secrets: Vec<(OsString, OsString)>) -> Vec<(OsString, OsString)> {
+    let known = op.env.iter().chain(&op.hidden_env);
+    let mut env: Vec<(OsString, OsString)> = known.map(|(name, value)| (name.into(), value.into())).collect();
+    if !env.iter().any(|(name, _)| name == "HOME") {
+        env.push(("HOME".into(), home.into()));
+    }
+    for (name, value) in secrets {
+        env.retain(|(known, _)| *known != name);
+        env.push((name, value));
+    }
+    env
 }
 
 /// Reminds of the likeliest reason why a command fails here that passes elsewhere.

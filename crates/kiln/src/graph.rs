@@ -3,10 +3,16 @@
 //! A frontend makes a [`Plan`]; nothing in this room has an effect. [`Meta`] is for people and never enters a
 //! cache key.
 
+mod mode;
+mod mount;
+
 use std::collections::BTreeMap;
 
 use kiln_oci::{Descriptor, Digest, ImageConfig, Platform};
 use serde::Serialize;
+
+pub use mode::{Changes, Mode};
+pub use mount::{FileOwner, Mount, MountKind, MountSource};
 
 use crate::error::Place;
 use crate::rootfs::Origin;
@@ -105,6 +111,12 @@ pub struct ExecOp {
     pub network: Network,
     /// Files that exist only while the command runs, by absolute path.
     pub scripts: BTreeMap<String, String>,
+    /// Mounts, parents before what lies in them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
+    /// Runs with every capability of its user namespace and without a system call filter.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
 }
 
 /// Changes to files, which together make one layer.
@@ -112,6 +124,8 @@ pub struct ExecOp {
 pub struct FileOp {
     /// In the order in which they are done.
     pub actions: Vec<FileAction>,
+    /// What they are done to.
+    pub onto: Onto,
 }
 
 /// Where copied files come from.
@@ -139,7 +153,7 @@ pub enum FileAction {
         /// Owner.
         chown: Option<String>,
         /// Mode.
-        chmod: Option<u32>,
+        chmod: Option<Mode>,
     },
     /// A directory, unless it exists.
     MakeDir {
@@ -162,13 +176,31 @@ pub struct CopyAction {
     /// Owner, `name|uid[:group|gid]`.
     pub chown: Option<String>,
     /// Mode.
-    pub chmod: Option<u32>,
+    pub chmod: Option<Mode>,
     /// Unpack local archives, as ADD does.
     pub unpack: bool,
     /// Patterns relative to the source that are left out.
     pub exclude: Vec<String>,
-    /// Do not look at what the destination holds.
-    pub link: bool,
+    /// What of a source's path is made again below the destination.
+    pub layout: Layout,
+}
+
+/// How paths of sources become paths below the destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// A file keeps its name, a directory gives its content.
+    Flat,
+    /// Everything keeps its path, from the root of the source or from behind `/./`.
+    Parents,
+}
+
+/// Whether a file operation looks at what is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Onto {
+    /// Links of the destination are followed, directories keep what they have.
+    Parent,
+    /// The layer is made as if nothing were there, and is the same on every base: `--link`.
+    Nothing,
 }
 
 /// A source operand.
@@ -195,6 +227,35 @@ pub struct ImageSpec {
     pub platform: Platform,
 }
 
+impl Op {
+    /// Returns where the operation takes files from, besides the root file system that it is done to.
+    #[must_use]
+    pub fn sources(&self) -> Vec<&CopyFrom> {
+        match self {
+            Self::File(file) => file
+                .actions
+                .iter()
+                .filter_map(|action| match action {
+                    FileAction::Copy(copy) => Some(&copy.from),
+                    FileAction::Write { .. } | FileAction::MakeDir { .. } => None,
+                })
+                .collect(),
+            Self::Exec(exec) => exec.mounts.iter().filter_map(Mount::source).map(|s| &s.from).collect(),
+            Self::Image(_) | Self::Scratch => Vec::new(),
+        }
+    }
+}
+
+/// Tells whether an owner, `name|uid[:group|gid]`, can be understood without the files of an image.
+#[must_use]
+pub fn is_numeric(owner: &str) -> bool {
+    let number = |s: &str| s.parse::<u32>().is_ok();
+    match owner.split_once(':') {
+        Some((user, group)) => number(user) && number(group),
+        None => owner.is_empty() || number(owner),
+    }
+}
+
 impl Plan {
     /// Returns the chain of `id`: the vertex and its parents, base first.
     #[must_use]
@@ -212,17 +273,11 @@ impl Plan {
     /// Returns the vertices that `id` needs besides its parent.
     #[must_use]
     pub fn inputs(&self, id: VertexId) -> Vec<VertexId> {
-        match &self.vertices[id].op {
-            Op::File(file) => file
-                .actions
-                .iter()
-                .filter_map(|a| match a {
-                    FileAction::Copy(CopyAction { from: CopyFrom::Vertex(v), .. }) => Some(*v),
-                    _ => None,
-                })
-                .collect(),
-            Op::Image(_) | Op::Scratch | Op::Exec(_) => Vec::new(),
-        }
+        let vertex = |from: &CopyFrom| match from {
+            CopyFrom::Vertex(id) => Some(*id),
+            CopyFrom::Context(_) => None,
+        };
+        self.vertices[id].op.sources().into_iter().filter_map(vertex).collect()
     }
 
     /// Tells of every vertex whether a step looks into the files of its base: then destinations are looked up there.
@@ -245,5 +300,19 @@ impl Plan {
             }
         }
         bases.into_iter().map(|base| read[base]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_need_no_files() {
+        for (user, expect) in
+            [("", true), ("0", true), ("1:2", true), ("app", false), ("1:app", false), ("app:1", false)]
+        {
+            assert_eq!(is_numeric(user), expect, "{user}");
+        }
     }
 }

@@ -5,7 +5,9 @@
 //! checked.
 
 pub mod build;
+pub mod caches;
 pub mod cancel;
+pub mod check;
 mod context;
 mod engine;
 pub mod error;
@@ -15,6 +17,7 @@ mod files;
 pub mod frontend;
 pub mod graph;
 pub mod image;
+mod mounts;
 mod pin;
 pub mod progress;
 pub mod request;
@@ -25,6 +28,7 @@ pub mod store;
 
 pub use build::{EngineConfig, Receipt, build};
 pub use cancel::Cancel;
+pub use check::{Checked, check};
 pub use error::{Error, ErrorKind, Result};
 pub use kiln_dockerfile as dockerfile;
 pub use kiln_oci as oci;

@@ -3,11 +3,15 @@
 //! A command line, a configuration file or a test makes a [`BuildRequest`]; nothing below this room looks at
 //! arguments, the environment or the clock.
 
-use std::collections::BTreeMap;
+mod secret;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use kiln_oci::{Platform, Reference};
 use serde::Serialize;
+
+pub use secret::{Entitlement, Secret, SecretSource};
 
 /// One build.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -50,6 +54,12 @@ pub struct BuildRequest {
     pub jobs: Option<usize>,
     /// `HTTP_PROXY` and its like, given to RUN but kept out of history and cache keys.
     pub proxy_args: BTreeMap<String, String>,
+    /// Secrets that a RUN may ask for, by id.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// Sockets of SSH agents that a RUN may ask for, by id.
+    pub ssh: BTreeMap<String, PathBuf>,
+    /// What a RUN may do beyond the usual.
+    pub allow: BTreeSet<Entitlement>,
 }
 
 impl BuildRequest {

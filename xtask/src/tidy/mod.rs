@@ -60,7 +60,7 @@ pub(crate) fn run() -> Outcome {
 /// Reads every Rust file and every manifest of the workspace.
 fn read(root: &Path) -> Outcome<(Vec<SourceFile>, Vec<SourceFile>)> {
     let (mut sources, mut manifests) = (Vec::new(), Vec::new());
-    for top in ["crates", "xtask"] {
+    for top in ["crates", "xtask", "fuzz/src", "fuzz/fuzz_targets"] {
         let mut todo = vec![root.join(top)];
         while let Some(dir) = todo.pop() {
             for path in list(&dir)? {

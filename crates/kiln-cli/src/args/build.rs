@@ -5,13 +5,15 @@ use std::path::PathBuf;
 
 use clap::Args;
 use kiln::oci::{Platform, Reference};
-use kiln::request::NamedContext;
+use kiln::request::{Entitlement, NamedContext};
 
 use super::StoreArgs;
-use crate::value::{self, BuildArg, Compression, Isolation, OutputSpec, Print, ProgressMode};
+use crate::value::{
+    self, BuildArg, Compression, Isolation, OutputSpec, Print, ProgressMode, SecretSpec, SshSpec,
+};
 
 /// Arguments of `kiln build`.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(
     after_help = "Prints the digest of the image to standard output, and what happens to standard error.
 Without --output or --push the image is kept in kiln's store (see `kiln images`).
@@ -21,6 +23,7 @@ Examples:
   kiln build -t registry.example/app:1.0 --push .
   kiln build -t app -o type=docker,dest=- . | docker load
   kiln build -o type=oci,dest=app.tar --platform linux/arm64 .
+  kiln build --secret id=npmrc,src=$HOME/.npmrc --ssh default .
   kiln build --target test -o ./results .
   kiln build -f - . < other.Dockerfile"
 )]
@@ -45,6 +48,12 @@ pub(crate) struct BuildArgs {
     /// Platform of the image [default: that of this machine]
     #[arg(long, value_name = "OS/ARCH", value_parser = value::platform, help_heading = "Input")]
     pub(crate) platform: Option<Platform>,
+    /// Secret for `RUN --mount=type=secret`; `id=NAME` alone takes the variable or else the file of that name
+    #[arg(long, value_name = "id=NAME[,src=FILE|,env=VARIABLE]", value_parser = value::secret, help_heading = "Input")]
+    pub(crate) secret: Vec<SecretSpec>,
+    /// SSH agent for `RUN --mount=type=ssh` [default socket: that in $SSH_AUTH_SOCK]
+    #[arg(long, value_name = "default|ID[=SOCKET]", value_parser = value::ssh, help_heading = "Input")]
+    pub(crate) ssh: Vec<SshSpec>,
     /// Look base images up in their registry although the store has them
     #[arg(long, help_heading = "Input")]
     pub(crate) pull: bool,
@@ -90,6 +99,12 @@ pub(crate) struct BuildArgs {
     /// Print this in place of a build
     #[arg(long, value_enum, value_name = "WHAT", help_heading = "Output")]
     pub(crate) print: Option<Print>,
+    /// Look at the Dockerfile in place of a build: check, outline or targets, with `,format=json` if wanted
+    #[arg(long, value_name = "METHOD", value_parser = value::call, help_heading = "Output")]
+    pub(crate) call: Option<value::Call>,
+    /// Short for --call=check
+    #[arg(long, conflicts_with = "call", help_heading = "Output")]
+    pub(crate) check: bool,
 
     /// Registry that may be spoken to over plain HTTP or with any certificate
     #[arg(long, value_name = "HOST", value_parser = value::host, help_heading = "Registries")]
@@ -104,6 +119,9 @@ pub(crate) struct BuildArgs {
     /// Do the steps of this stage anew
     #[arg(long, value_name = "STAGE", value_delimiter = ',', help_heading = "Machine")]
     pub(crate) no_cache_filter: Vec<String>,
+    /// Allow RUN more than usual: security.insecure for `--security=insecure`; network.host is always allowed
+    #[arg(long, value_name = "WHAT", value_parser = value::entitlement, help_heading = "Machine")]
+    pub(crate) allow: Vec<Entitlement>,
     /// Isolation of RUN [default: auto]
     #[arg(long, value_enum, value_name = "KIND", help_heading = "Machine")]
     pub(crate) isolation: Option<Isolation>,

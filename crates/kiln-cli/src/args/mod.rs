@@ -4,6 +4,8 @@
 //! configuration file is the work of `settings`.
 
 mod build;
+mod cache;
+mod check;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,6 +15,8 @@ use clap::{Args, Command, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub(crate) use build::BuildArgs;
+pub(crate) use cache::{CacheCommand, CacheExportArgs, CacheImportArgs, CacheLsArgs};
+pub(crate) use check::CheckArgs;
 
 use crate::value::{self, ListFormat};
 use crate::{env, exit};
@@ -30,12 +34,17 @@ pub(crate) struct Cli {
 pub(crate) enum Subcommands {
     /// Build an image from a Dockerfile
     Build(Box<BuildArgs>),
+    /// Look for mistakes in a Dockerfile without building it
+    Check(Box<CheckArgs>),
     /// List the images of the store
     Images(ImagesArgs),
     /// Remove images from the store
     Rmi(RmiArgs),
     /// Delete the build cache
     Prune(PruneArgs),
+    /// List, export and import the caches of `RUN --mount=type=cache`
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Run a registry on this machine
     #[command(subcommand)]
     Registry(RegistryCommand),

@@ -25,6 +25,9 @@ pub(super) fn run(args: &BuildArgs, env: &Env, terminal: Terminal) -> Outcome<Ex
     if args.print == Some(Print::Request) {
         return print_request(args, env);
     }
+    if let Some(call) = super::check::wanted(args) {
+        return super::check::call(args, call, env, terminal);
+    }
     // First of all: it may start this program anew, and there must be no thread.
     let namespace = enter_namespace()?;
     let process = Process { root: is_root(&namespace), stdout_terminal: std::io::stdout().is_terminal() };
@@ -49,7 +52,7 @@ pub(super) fn run(args: &BuildArgs, env: &Env, terminal: Terminal) -> Outcome<Ex
 }
 
 /// A signal explains every failure that comes after it.
-fn exit(failure: &Failure, signals: &Signals) -> Exit {
+pub(super) fn exit(failure: &Failure, signals: &Signals) -> Exit {
     match signals.received() {
         Some(signal) => Exit::Signal(signal),
         None => failure.exit(),
@@ -72,16 +75,7 @@ fn build(
     cancel: &Cancel,
 ) -> Outcome<Receipt> {
     let sink: Sink = Arc::<dyn View>::clone(view);
-    let config = EngineConfig {
-        store: settings.store.clone(),
-        client: ClientConfig { notices: Some(notices(&sink)), ..settings.registries.client_config()? },
-        namespace,
-        // A machine without these files gives its steps empty ones.
-        resolv_conf: std::fs::read("/etc/resolv.conf").unwrap_or_default(),
-        hosts: std::fs::read("/etc/hosts").unwrap_or_default(),
-        stdin: || Box::new(std::io::stdin()),
-        stdout: stdout::bytes,
-    };
+    let config = engine_config(settings, namespace, &sink)?;
     let receipt = kiln::build(&config, &settings.request, &sink, cancel)?;
     if let Some(path) = &settings.metadata_file {
         files::write(path, metadata(&receipt).as_bytes())?;
@@ -90,6 +84,24 @@ fn build(
         files::write(path, receipt.config_digest.as_str().as_bytes())?;
     }
     Ok(receipt)
+}
+
+/// Returns what the engine works with.
+pub(super) fn engine_config(
+    settings: &Settings,
+    namespace: BuildNamespace,
+    sink: &Sink,
+) -> Outcome<EngineConfig> {
+    Ok(EngineConfig {
+        store: settings.store.clone(),
+        client: ClientConfig { notices: Some(notices(sink)), ..settings.registries.client_config()? },
+        namespace,
+        // A machine without these files gives its steps empty ones.
+        resolv_conf: std::fs::read("/etc/resolv.conf").unwrap_or_default(),
+        hosts: std::fs::read("/etc/hosts").unwrap_or_default(),
+        stdin: || Box::new(std::io::stdin()),
+        stdout: stdout::bytes,
+    })
 }
 
 /// Turns what the client of registries does by itself into notes.

@@ -1,6 +1,8 @@
 //! One file per command: each takes its arguments and ends in an exit code or a failure.
 
 mod build;
+mod cache;
+mod check;
 mod documents;
 mod images;
 mod prune;
@@ -23,9 +25,11 @@ use crate::settings::{self, Config, Process};
 pub(crate) fn run(command: Subcommands, env: &Env, terminal: Terminal) -> Outcome<Exit> {
     match command {
         Subcommands::Build(args) => build::run(&args, env, terminal),
+        Subcommands::Check(args) => check::run(&args, env, terminal),
         Subcommands::Images(args) => images::list(&args, env),
         Subcommands::Rmi(args) => images::remove(&args, env),
         Subcommands::Prune(args) => prune::run(&args, env),
+        Subcommands::Cache(command) => cache::run(&command, env),
         Subcommands::Registry(RegistryCommand::Serve(args)) => registry::serve(&args),
         Subcommands::Completions(args) => documents::completions(&args),
         Subcommands::Man(args) => documents::man(&args),
@@ -56,8 +60,12 @@ fn is_root(namespace: &BuildNamespace) -> bool {
 
 /// Enters the namespace and returns the directory of the store: what commands on the store begin with.
 fn enter_store(args: &StoreArgs, env: &Env) -> Outcome<PathBuf> {
-    let namespace = enter_namespace()?;
+    store_of(args, env, &enter_namespace()?)
+}
+
+/// Returns the directory of the store, as it is from within `namespace`.
+fn store_of(args: &StoreArgs, env: &Env, namespace: &BuildNamespace) -> Outcome<PathBuf> {
     let config = Config::load(env)?;
-    let process = Process { root: is_root(&namespace), stdout_terminal: false };
+    let process = Process { root: is_root(namespace), stdout_terminal: false };
     settings::store(args, env, &config.defaults, process)
 }

@@ -11,6 +11,7 @@
 //! and whether the `dest` of an output is one.
 
 mod config;
+mod grants;
 mod outputs;
 mod registries;
 
@@ -98,6 +99,9 @@ impl Settings {
                 }
             },
             proxy_args: proxy_args(&build_args),
+            secrets: grants::secrets(&args.secret, env),
+            ssh: grants::agents(&args.ssh, env)?,
+            allow: args.allow.iter().copied().collect(),
             build_args,
         };
         Ok(Self {

@@ -2,6 +2,8 @@
 //!
 //! Nothing here looks at files, the environment or other options: that is the work of `settings`.
 
+mod call;
+mod grants;
 mod output;
 mod pairs;
 
@@ -13,6 +15,8 @@ use clap::ValueEnum;
 use kiln::oci::{Platform, Reference};
 use kiln::request::{CompressionChoice, IsolationChoice, NamedContext};
 
+pub(crate) use call::{Call, CallFormat, Method, call};
+pub(crate) use grants::{SecretFrom, SecretSpec, SshSpec, entitlement, secret, ssh};
 pub(crate) use output::{OutputKind, OutputSpec, output};
 pub(crate) use pairs::{BuildArg, annotation, build_arg, label};
 
@@ -76,6 +80,18 @@ pub(crate) enum ListFormat {
     Table,
     /// One JSON array, for programs
     Json,
+}
+
+/// A format of `kiln check`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CheckFormat {
+    /// An excerpt for each finding, for people
+    #[default]
+    Text,
+    /// One JSON object, for programs
+    Json,
+    /// SARIF 2.1.0, for code review tools
+    Sarif,
 }
 
 /// What `--print` shows in place of a build.

@@ -217,7 +217,7 @@ fn boolean(value: &str) -> Parsed<bool> {
 }
 
 /// Splits at commas; a field in double quotes may hold commas, as in `type=image,"name=a,b"`.
-fn fields(text: &str) -> Parsed<Vec<String>> {
+pub(super) fn fields(text: &str) -> Parsed<Vec<String>> {
     let mut fields = Vec::new();
     let mut field = String::new();
     let mut chars = text.chars().peekable();

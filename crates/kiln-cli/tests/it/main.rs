@@ -2,17 +2,25 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod add;
 mod build;
+mod caches;
+mod check;
+mod copy;
 mod debian;
 mod errors;
+mod kaniko;
 mod language;
 mod lazy;
 mod memory;
+mod mounts;
 mod outputs;
 mod registries;
 mod reproducible;
 mod run;
+mod secrets;
 mod store;
+mod tools;
 
 use kiln_testkit::{Person, TestEnv};
 

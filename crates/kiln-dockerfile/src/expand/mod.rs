@@ -111,6 +111,12 @@ pub fn expand_heredoc(body: &str, lookup: &Lookup<'_>) -> Result<Expanded, Expan
     Ok(Expanded { text, used: expander.used, undefined: expander.undefined })
 }
 
+/// The most text, in bytes, that all variables of one operand may stand for together.
+///
+/// `ENV A=$A$A` doubles with every line and `${a//?/$b}` multiplies, so a short file could ask for more than
+/// there is memory. No operand comes near this: the kernel takes 128 KiB for one argument.
+pub const LONGEST: usize = 4 << 20;
+
 /// What happens to quotes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Quotes {
@@ -136,6 +142,8 @@ struct Expander<'a> {
     quotes: Quotes,
     lookup: &'a Lookup<'a>,
     depth: usize,
+    /// What is left of [`LONGEST`].
+    room: usize,
     used: BTreeSet<String>,
     undefined: BTreeSet<String>,
 }
@@ -149,6 +157,7 @@ impl<'a> Expander<'a> {
             quotes,
             lookup,
             depth: 0,
+            room: LONGEST,
             used: BTreeSet::new(),
             undefined: BTreeSet::new(),
         }

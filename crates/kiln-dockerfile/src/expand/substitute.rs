@@ -3,6 +3,9 @@
 use super::{Escapes, ExpandError, Expander};
 use crate::pattern::{self, Token, push_literal};
 
+/// The most characters of a message in `${v:?message}`: it may hold variables, and nobody reads a page of them.
+const LONGEST_MESSAGE: usize = 500;
+
 impl Expander<'_> {
     /// Reads from a dollar sign and returns what stands for it.
     pub(super) fn dollar(&mut self) -> Result<String, ExpandError> {
@@ -13,7 +16,8 @@ impl Expander<'_> {
             if name.is_empty() {
                 return Ok("$".to_owned());
             }
-            return Ok(self.value_or_nothing(&name));
+            let value = self.value_or_nothing(&name);
+            return self.counted(value, start);
         }
         self.next();
         if self.depth >= super::DEEPEST {
@@ -22,7 +26,23 @@ impl Expander<'_> {
         self.depth += 1;
         let value = self.braces(start);
         self.depth -= 1;
-        value
+        self.counted(value?, start)
+    }
+
+    /// Counts a value against what all of them may have together.
+    fn counted(&mut self, value: String, start: usize) -> Result<String, ExpandError> {
+        match self.room.checked_sub(value.len()) {
+            Some(room) => {
+                self.room = room;
+                Ok(value)
+            }
+            None => Err(self.too_long(start)),
+        }
+    }
+
+    fn too_long(&self, start: usize) -> ExpandError {
+        let limit = super::LONGEST >> 20;
+        self.error(start, format!("the variables of one operand stand for more than {limit} MiB"))
     }
 
     fn braces(&mut self, start: usize) -> Result<String, ExpandError> {
@@ -30,7 +50,8 @@ impl Expander<'_> {
             return Err(self.error(start, "missing `}`"));
         }
         let name = self.name();
-        if name.is_empty() {
+        // A name may be missing in front of these: nothing is called so, so it is unset.
+        if name.is_empty() && !matches!(self.peek(), Some('+' | '%' | '/')) {
             self.next();
             return Err(self.error(start, "bad substitution"));
         }
@@ -85,12 +106,14 @@ impl Expander<'_> {
         let (replacement, _) = self.until(Some('}'), Escapes::Keep, start)?;
         let tokens = self.pattern(&word, start)?;
         let value = self.value_or_nothing(name);
-        Ok(replace(&tokens, &value, &replacement, every))
+        replace(&tokens, &value, &replacement, every, self.room).ok_or_else(|| self.too_long(start))
     }
 
     fn missing(&self, name: &str, word: &str) -> String {
         if !word.is_empty() {
-            return format!("{name}: {word}");
+            let short: String = word.chars().take(LONGEST_MESSAGE).collect();
+            let more = if short.len() < word.len() { "…" } else { "" };
+            return format!("{name}: {short}{more}");
         }
         match (self.lookup)(name) {
             None => format!("variable `{name}` must be set"),
@@ -114,7 +137,8 @@ impl Expander<'_> {
         value.unwrap_or_default()
     }
 
-    /// Reads a name: letters, digits and `_`; or only digits; or one sign of the shell's own parameters.
+    /// Reads a name: letters, digits and `_`; or only digits; or one sign of the shell's own parameters. Digits
+    /// are those of ASCII; `²` and `Ⅷ` end a name.
     fn name(&mut self) -> String {
         let mut name = String::new();
         let Some(first) = self.peek() else { return name };
@@ -123,12 +147,13 @@ impl Expander<'_> {
             name.push(first);
             return name;
         }
-        let only_digits = first.is_numeric();
+        let only_digits = first.is_ascii_digit();
         while let Some(character) = self.peek() {
             let part = if only_digits {
-                character.is_numeric()
+                character.is_ascii_digit()
             } else {
-                character.is_alphanumeric() || character == '_'
+                let letter = character.is_alphabetic() && !character.is_numeric();
+                letter || character.is_ascii_digit() || character == '_'
             };
             if !part {
                 break;
@@ -175,15 +200,21 @@ fn without_start(tokens: &[Token], value: String, longest: bool) -> String {
     }
 }
 
-/// A match at the end is one at the start of the reversed text.
-fn without_end(tokens: &[Token], value: String, longest: bool) -> String {
-    let reversed = |text: &str| text.chars().rev().collect::<String>();
+fn reversed(text: &str) -> String {
+    text.chars().rev().collect()
+}
+
+fn reversed_tokens(tokens: &[Token]) -> Vec<Token> {
     let turned = |token: &Token| match token {
         Token::Literal(text) => Token::Literal(reversed(text)),
         other => other.clone(),
     };
-    let tokens: Vec<Token> = tokens.iter().rev().map(turned).collect();
-    let ends = pattern::ends(&tokens, &reversed(&value), BARRIER);
+    tokens.iter().rev().map(turned).collect()
+}
+
+/// A match at the end is one at the start of the reversed text.
+fn without_end(tokens: &[Token], value: String, longest: bool) -> String {
+    let ends = pattern::ends(&reversed_tokens(tokens), &reversed(&value), BARRIER);
     let end = if longest { ends.last() } else { ends.first() };
     match end {
         Some(end) => value.get(..value.len() - end).unwrap_or_default().to_owned(),
@@ -191,32 +222,39 @@ fn without_end(tokens: &[Token], value: String, longest: bool) -> String {
     }
 }
 
-/// Replaces the longest match at the leftmost place, or every match from left to right.
-fn replace(tokens: &[Token], value: &str, replacement: &str, every: bool) -> String {
+/// Replaces the longest match at the leftmost place, or every match from left to right; nothing when that gives
+/// more text than there is room for.
+fn replace(tokens: &[Token], value: &str, replacement: &str, every: bool, room: usize) -> Option<String> {
     let mut text = String::new();
     let mut at = 0;
-    let mut matched_to = None;
-    let mut done = false;
-    loop {
-        let rest = value.get(at..).unwrap_or_default();
-        let length = if done { None } else { pattern::ends(tokens, rest, BARRIER).last().copied() };
-        // An empty match directly behind another match is part of it.
-        if let Some(length) = length.filter(|length| *length > 0 || matched_to != Some(at)) {
-            text.push_str(replacement);
-            done = !every;
-            at += length;
-            matched_to = Some(at);
-            if length > 0 {
-                continue;
-            }
-        } else if length.is_none() && tokens.first() == Some(&Token::Star) {
-            // What a leading `*` cannot reach from here it cannot reach from further on in this line.
-            let line = rest.find(BARRIER).unwrap_or(rest.len());
-            text.push_str(rest.get(..line).unwrap_or_default());
-            at += line;
+    let mut found = false;
+    for start in starts(tokens, value) {
+        let rest = value.get(start..).unwrap_or_default();
+        let length = pattern::ends(tokens, rest, BARRIER).last().copied().unwrap_or_default();
+        // A place inside the match before is passed, and an empty match directly behind it is part of it.
+        if start < at || (length == 0 && start == at && found) {
+            continue;
         }
-        let Some(character) = value.get(at..).and_then(|rest| rest.chars().next()) else { return text };
-        text.push(character);
-        at += character.len_utf8();
+        text.push_str(value.get(at..start).unwrap_or_default());
+        text.push_str(replacement);
+        at = start + length;
+        found = true;
+        if text.len() > room {
+            return None;
+        }
+        if !every {
+            break;
+        }
     }
+    text.push_str(value.get(at..).unwrap_or_default());
+    (text.len() <= room).then_some(text)
+}
+
+/// Returns every place where a match starts, in ascending order: where the reversed pattern ends in the reversed
+/// text. To try one place after the other would take quadratic time.
+fn starts(tokens: &[Token], value: &str) -> Vec<usize> {
+    let (tokens, turned) = (reversed_tokens(tokens), reversed(value));
+    let everywhere = turned.char_indices().map(|(at, _)| at).chain([turned.len()]).collect();
+    let ends = pattern::ends_from(&tokens, &turned, everywhere, BARRIER);
+    ends.into_iter().rev().map(|end| value.len() - end).collect()
 }

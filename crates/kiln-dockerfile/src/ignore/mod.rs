@@ -4,6 +4,11 @@
 //! and without `.` or `..`. Of all patterns that match the path or one of its parents the last one decides:
 //! an ordinary pattern leaves the path out, one with `!` takes it in again.
 //!
+//! Patterns are gone through in order, as BuildKit does, and one that could change nothing at its turn is not looked
+//! at: an ordinary pattern where the path is out already, one with `!` where it is in. That shows in one corner. A
+//! pattern that was passed over for a directory does not count for what lies in it, so of `a`, `!a/b`, `a` the last
+//! takes nothing back.
+//!
 //! A walker that goes through a tree keeps an [`IgnoreState`] per directory, so that no pattern is matched
 //! against the same parent twice, and asks [`Ignore::may_reinclude_below`] before it passes over an excluded
 //! directory.
@@ -107,9 +112,11 @@ impl Ignore {
     /// Decides about one path without knowledge of its parents.
     #[must_use]
     pub fn matches(&self, path: &str) -> Decision<'_> {
-        self.decide_by(|_, pattern| {
-            pattern.rule.matches(path) || parents(path).any(|parent| pattern.rule.matches(parent))
-        })
+        let mut state = self.root();
+        for (end, _) in path.match_indices('/') {
+            state = self.enter(&state, path.get(..end).unwrap_or_default()).1;
+        }
+        self.decide(&state, path)
     }
 
     /// Returns what is known about the root of the context, which nothing excludes.
@@ -121,27 +128,36 @@ impl Ignore {
     /// Decides about a path whose directory is known; for paths that have no children.
     #[must_use]
     pub fn decide(&self, parent: &IgnoreState, path: &str) -> Decision<'_> {
-        self.decide_by(|index, pattern| parent.get(index) || pattern.rule.matches(path))
+        self.go_through(parent, path, |_| {})
     }
 
     /// Decides about a directory and returns what its children need to know.
     #[must_use]
     pub fn enter(&self, parent: &IgnoreState, path: &str) -> (Decision<'_>, IgnoreState) {
-        let mut state = parent.clone();
-        for (index, pattern) in self.patterns.iter().enumerate() {
-            if !state.get(index) && pattern.rule.matches(path) {
-                state.set(index);
-            }
-        }
-        let decision = self.decide_by(|index, _| state.get(index));
+        let mut state = self.root();
+        let decision = self.go_through(parent, path, |index| state.set(index));
         (decision, state)
     }
 
-    /// Tells whether a path below a directory could be taken in again; when not, an excluded directory need
-    /// not be read. It says yes when in doubt.
+    /// Goes through the patterns in order and tells which of them match.
+    fn go_through(&self, parent: &IgnoreState, path: &str, mut matched: impl FnMut(usize)) -> Decision<'_> {
+        let mut decision = Decision { excluded: false, pattern: None };
+        for (index, pattern) in self.patterns.iter().enumerate() {
+            let of_parent = parent.get(index);
+            let idle = pattern.negated != decision.excluded;
+            if of_parent || (!idle && pattern.rule.matches(path)) {
+                matched(index);
+                decision = Decision { excluded: !pattern.negated, pattern: Some(pattern) };
+            }
+        }
+        decision
+    }
+
+    /// Tells whether a path below a directory could be taken in again, when `decision` was made about the directory.
+    ///
+    /// When not, an excluded directory need not be read. It says yes when in doubt.
     #[must_use]
-    pub fn may_reinclude_below(&self, directory: &str) -> bool {
-        let decision = self.matches(directory);
+    pub fn may_reinclude_below(&self, decision: Decision<'_>, directory: &str) -> bool {
         let prefix = format!("{directory}/");
         // A pattern before the one that excludes the directory cannot win below it.
         let later =
@@ -151,13 +167,11 @@ impl Ignore {
         later.filter(|pattern| pattern.negated).any(|pattern| pattern.rule.may_match_below(&prefix))
     }
 
-    /// Finds the last pattern that matches.
-    fn decide_by(&self, matches: impl Fn(usize, &Pattern) -> bool) -> Decision<'_> {
-        let found = self.patterns.iter().enumerate().rev().find(|(index, pattern)| matches(*index, pattern));
-        match found {
-            Some((_, pattern)) => Decision { excluded: !pattern.negated, pattern: Some(pattern) },
-            None => Decision { excluded: false, pattern: None },
-        }
+    /// Tells whether an ordinary pattern could match a path below a directory; it says yes when in doubt.
+    #[must_use]
+    pub fn may_match_below(&self, directory: &str) -> bool {
+        let prefix = format!("{directory}/");
+        self.patterns.iter().filter(|pattern| !pattern.negated).any(|p| p.rule.may_match_below(&prefix))
     }
 }
 
@@ -191,11 +205,6 @@ fn relative(line: &str) -> String {
     let clean = clean_path(pattern);
     let relative = clean.strip_prefix('/').filter(|rest| !rest.is_empty()).unwrap_or(&clean);
     format!("{sign}{relative}")
-}
-
-/// The parents of a path, the nearest first, without the root.
-fn parents(path: &str) -> impl Iterator<Item = &str> {
-    path.rmatch_indices('/').filter_map(|(index, _)| path.get(..index)).filter(|parent| !parent.is_empty())
 }
 
 /// Returns the shortest path with the same meaning, as Go's `filepath.Clean` does: without `.`, without

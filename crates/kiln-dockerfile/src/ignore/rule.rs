@@ -44,6 +44,8 @@ impl Rule {
     }
 
     pub(super) fn matches(&self, path: &str) -> bool {
+        #[cfg(test)]
+        EVALUATED.with(|count| count.set(count.get() + 1));
         match self {
             Self::Exact(text) => path == text,
             Self::Prefix(prefix) => path.starts_with(prefix.as_str()),
@@ -65,6 +67,12 @@ impl Rule {
             Self::Wildcard { tokens, .. } => pattern::may_match_below(tokens, directory, '/'),
         }
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often a pattern was matched on this thread: what tests bound.
+    pub(super) static EVALUATED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 /// Reads the syntax of Go's `filepath.Match` with `**` added. A slash after `**` belongs to it.

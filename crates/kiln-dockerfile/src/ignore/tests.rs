@@ -70,7 +70,9 @@ fn the_last_match_wins() {
     check("a\n!a/b", "a/b", false);
     check("a\n!a/b", "a/b/c", false);
     check("a\n!a/b", "a/c", true);
-    check("a\n!a/b\na", "a/b", true);
+    // The second `a` is passed over for the directory, and so it does not count below.
+    check("a\n!a/b\na", "a/b", false);
+    check("a\n!a/b\na/b", "a/b", true);
     check("!  a\n", "a", false);
     check("a\n!/a", "a", false);
 }
@@ -153,7 +155,9 @@ fn decisions_name_their_pattern() {
 #[test]
 fn directories_without_a_later_exception_need_not_be_read() {
     let check = |text: &str, directory: &str, expect: bool| {
-        assert_eq!(ignore(text).may_reinclude_below(directory), expect, "{text:?} below {directory}");
+        let ignore = ignore(text);
+        let decision = ignore.matches(directory);
+        assert_eq!(ignore.may_reinclude_below(decision, directory), expect, "{text:?} below {directory}");
     };
     check("a", "a", false);
     check("a\n!a/b", "a", true);
@@ -220,29 +224,78 @@ fn walking_agrees_with_single_decisions() {
         // What pruning leaves unread must be excluded.
         for (index, _) in path.match_indices('/') {
             let directory = &path[..index];
-            if ignore.matches(directory).excluded && !ignore.may_reinclude_below(directory) {
+            let decided = ignore.matches(directory);
+            if decided.excluded && !ignore.may_reinclude_below(decided, directory) {
                 assert!(decision.excluded, "{text:?} prunes {directory} and loses {path}");
             }
         }
     }
 }
 
-#[test]
-fn many_paths_are_decided_quickly() {
-    let patterns: String = (0..50).map(|index| format!("**/dir{index}/*.o{index}\n")).collect();
-    let ignore = ignore(&patterns);
-    let start = std::time::Instant::now();
-    let mut excluded = 0;
-    for directory in 0..200 {
-        let name = format!("src/dir{directory}");
-        let (_, state) = ignore.enter(&ignore.enter(&ignore.root(), "src").1, &name);
-        for file in 0..1000 {
-            let found = ignore.decide(&state, &format!("{name}/file{file}.o{}", file % 60));
-            excluded += usize::from(found.excluded);
+/// Fifty patterns as large repositories have them.
+fn many_patterns() -> String {
+    let mut text: String = (0..20).map(|n| format!("**/dir{n}/*.o{n}\n")).collect();
+    text.extend((0..15).map(|n| format!("**/name{n}\nbuild{n}/\n")));
+    text.truncate(text.len() - "build14/\n".len());
+    text + "out\n!out/**/keep.txt\n"
+}
+
+/// Walks a made-up tree: 200 directories of 1000 files, and as many again in an excluded one. Returns paths and evaluations.
+fn walk_many(ignore: &Ignore) -> (u64, u64, u64) {
+    rule::EVALUATED.with(|count| count.set(0));
+    let (mut paths, mut excluded) = (0, 0);
+    for top in ["src", "out"] {
+        let (_, outer) = ignore.enter(&ignore.root(), top);
+        paths += 1;
+        for directory in 0..100 {
+            let name = format!("{top}/dir{directory}");
+            let (_, state) = ignore.enter(&outer, &name);
+            paths += 1;
+            for file in 0..1000 {
+                let found = ignore.decide(&state, &format!("{name}/file{file}.o{}", file % 60));
+                paths += 1;
+                excluded += u64::from(found.excluded);
+            }
         }
     }
-    assert_eq!(excluded, 50 * 17 - 10);
-    assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+    (paths, excluded, rule::EVALUATED.with(std::cell::Cell::get))
+}
+
+#[test]
+fn work_grows_with_paths_times_patterns_at_most() {
+    let ignore = ignore(&many_patterns());
+    let patterns = ignore.patterns().len() as u64;
+    assert_eq!(patterns, 51);
+    let start = std::time::Instant::now();
+    let (paths, excluded, evaluated) = walk_many(&ignore);
+    let took = start.elapsed();
+    // Files 0..1000 of dirN end in .oN for every sixtieth: 17 for N below 40, 16 above. All of `out` is excluded.
+    assert_eq!(excluded, 20 * 17 + 100_000);
+    // Below `src` the one pattern with `!` is never looked at; below `out` no pattern before the one that excludes it is
+    // looked at again once it is known of the directory.
+    assert!(evaluated <= paths * (patterns - 1), "{evaluated} evaluations for {paths} paths");
+    assert!(took.as_secs() < 10, "{took:?}");
+    eprintln!("{paths} paths, {patterns} patterns: {evaluated} evaluations, {took:?}");
+}
+
+#[test]
+fn a_pattern_that_can_change_nothing_is_not_looked_at() {
+    let evaluations = |text: &str, path: &str| {
+        let ignore = ignore(text);
+        rule::EVALUATED.with(|count| count.set(0));
+        let _ = ignore.decide(&ignore.root(), path);
+        rule::EVALUATED.with(std::cell::Cell::get)
+    };
+    assert_eq!(evaluations("a\nb\nc\n", "a"), 1);
+    assert_eq!(evaluations("a\n!b\n!c\n", "x"), 1);
+    assert_eq!(evaluations("!b\n!c\n", "b"), 0);
+    assert_eq!(evaluations("a\n!b\nc\n", "a"), 2);
+    // What is known of the parent is not asked again.
+    let ignore = ignore("a\n");
+    let (_, state) = ignore.enter(&ignore.root(), "a");
+    rule::EVALUATED.with(|count| count.set(0));
+    assert!(ignore.decide(&state, "a/b").excluded);
+    assert_eq!(rule::EVALUATED.with(std::cell::Cell::get), 0);
 }
 
 #[test]
@@ -253,4 +306,56 @@ fn unlucky_patterns_take_no_exponential_time() {
     let pattern = format!("{}b", "**/a/*".repeat(50));
     assert!(!ignore(&pattern).matches(&"a/".repeat(1000)).excluded);
     assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+}
+
+/// Cases of the contract that moby/patternmatcher has with its users, found by reading its code.
+#[test]
+fn corners_are_those_of_patternmatcher() {
+    // Nothing is trimmed but blanks around a line; blanks inside are part of the name, and case counts.
+    check("a b", "a b", true);
+    check("\ta\t", "a", true);
+    check("A", "a", false);
+    // `.` and `/` stand for the root, which cannot be left out.
+    check(".", "a", false);
+    check("/", "a", false);
+    check("./", "a", false);
+    check("..", "a", false);
+    check("../a", "a", false);
+    check("a/.", "a", true);
+    check("a//b/", "a/b/c", true);
+    // `!` may stand apart from its pattern, and only the first one means something.
+    check("a\n! a", "a", false);
+    check("a\n!/a/", "a", false);
+    check("!a", "!a", false);
+    check("\\!a", "!a", true);
+    check("!!a\n", "!a", false);
+    check("*\n!!a", "!a", false);
+    // Only `^` negates a class, and a class may match a slash.
+    check("[!a]", "!", true);
+    check("[!a]", "b", false);
+    check("a[^x]b", "a/b", true);
+    check("a[.-0]b", "a/b", true);
+    // Characters that mean something in regular expressions mean nothing here.
+    check("a$", "a$", true);
+    check("a|b", "a", false);
+    check("a{1}", "a", false);
+    check("^a", "^a", true);
+    check("x*.c", "xy.c", true);
+    check("x*.c", "xyzc", false);
+    // Three stars are two and one.
+    check("***", "a/b", true);
+    check("a/***", "a/b/c", true);
+    check("***/a", "x/y/a", true);
+    // `a/**` is what lies in `a` at any depth; `**/a` is a whole last part, `**a` the end of a path.
+    check("**/a", "ba", false);
+    check("**a", "x/ba", true);
+    check("**/a/b", "x/a/b/c", true);
+    check("a/**\n!a/b/**", "a/b", true);
+    check("a/**\n!a/b/**", "a/b/c", false);
+    // A directory that is left out may hold what is taken in again, however deep.
+    check("*\n!a/b/c", "a/b/c", false);
+    check("*\n!a/b/c", "a/b/d", true);
+    check("*\n!**/c", "a/b/c", false);
+    check("**\n!a", "a/b", false);
+    check("*/*\n!*/keep\n*/keep/no", "x/keep/no", true);
 }

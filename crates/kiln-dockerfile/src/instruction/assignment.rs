@@ -59,7 +59,7 @@ pub enum PairForm {
 }
 
 pub(super) fn parse_arg(request: &mut Request<'_, '_>) -> Option<Arg> {
-    request.take_flags(&[]);
+    request.ignore_flags("ARG");
     request.require_operands()?;
     let mut declarations = Vec::new();
     for word in word::split(request.operands, request.escape.character()) {
@@ -122,10 +122,6 @@ fn legacy_pair(request: &mut Request<'_, '_>) -> Option<Pair> {
         request.diagnostics.push(diagnostic.with_help(help));
         return None;
     }
-    let message = format!("{} without `=` is the legacy form", request.name);
-    let help = format!("write `{} name=value`", request.name);
-    let span = request.operands.span();
-    request.diagnostics.push(Diagnostic::warning("legacy-key-value", span, message).with_help(help));
     Some(Pair { key: key.spanned(), value: value.spanned() })
 }
 

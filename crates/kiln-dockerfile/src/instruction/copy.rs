@@ -2,6 +2,8 @@
 
 use super::{Json, Request};
 use crate::diagnostic::{Diagnostic, quote};
+use crate::directive::Escape;
+use crate::expand::expand_word;
 use crate::flag::{FlagValue, Kind};
 use crate::heredoc::{Heredoc, Opening};
 use crate::line::Piece;
@@ -70,7 +72,7 @@ pub(super) fn parse_copy(request: &mut Request<'_, '_>) -> Option<Copy> {
         ("exclude", Kind::Values),
     ]);
     let from = flags.value("from");
-    if let Some(from) = from.as_ref().filter(|from| from.value.contains('$')) {
+    if let Some(from) = from.as_ref().filter(|from| has_variable(&from.value)) {
         let message = "variables are not expanded in `--from`";
         let help = "write `FROM $IMAGE AS name` as a stage of its own, and use its name here";
         request.diagnostics.push(Diagnostic::error("variable-in-from", from.span, message).with_help(help));
@@ -112,6 +114,12 @@ pub(super) fn parse_add(request: &mut Request<'_, '_>) -> Option<Add> {
     })
 }
 
+/// Tells whether expansion would change a name; a dollar sign alone is part of it.
+fn has_variable(name: &str) -> bool {
+    name.contains('$')
+        && expand_word(name, Escape::Backslash, &|_| None).map_or(true, |found| found.text != name)
+}
+
 fn sources_and_dest(request: &mut Request<'_, '_>) -> Option<(Vec<Source>, Spanned<String>)> {
     let (mut operands, may_open) = match request.json() {
         Json::Strings(strings) => (strings, false),
@@ -125,18 +133,31 @@ fn sources_and_dest(request: &mut Request<'_, '_>) -> Option<(Vec<Source>, Spann
         request.error("missing-operand", whole, message);
         return None;
     };
-    let mut heredocs = std::mem::take(&mut request.heredocs).into_iter();
-    if may_open && Opening::parse(&dest.value).is_some() {
+    let mut heredocs = std::mem::take(&mut request.heredocs).into_iter().peekable();
+    if Opening::parse(&dest.value).is_some() {
         let message = format!("{} cannot have a heredoc as its destination", request.name);
         request.error("heredoc-destination", dest.span, message);
         return None;
     }
     let mut sources = Vec::new();
     for operand in operands {
-        let opens = may_open && Opening::parse(&operand.value).is_some();
-        match if opens { heredocs.next() } else { None } {
+        let Some(opening) = Opening::parse(&operand.value) else {
+            sources.push(Source::Path(operand));
+            continue;
+        };
+        match heredocs.next_if(|heredoc| opening.opens(heredoc)) {
             Some(heredoc) => sources.push(Source::Heredoc(heredoc)),
-            None => sources.push(Source::Path(operand)),
+            None => {
+                let message = format!("{} opens no heredoc here", quote(&operand.value));
+                let help = if may_open {
+                    "is a quote open on this line, or is there a blank in a delimiter?"
+                } else {
+                    "the JSON form has no heredocs; write the operands without brackets and quotes"
+                };
+                let diagnostic = Diagnostic::error("invalid-heredoc", operand.span, message);
+                request.diagnostics.push(diagnostic.with_help(help));
+                return None;
+            }
         }
     }
     if let Some(unused) = heredocs.next() {

@@ -38,6 +38,13 @@ pub struct HealthCommand {
 const SHORTEST: Duration = Duration::from_millis(1);
 
 pub(super) fn parse(request: &mut Request<'_, '_>) -> Option<Healthcheck> {
+    request.require_operands()?;
+    let (kind, rest) = request.operands.split_word();
+    request.operands = rest;
+    let kind_name = kind.text().to_ascii_uppercase();
+    if kind_name == "NONE" {
+        request.ignore_flags("HEALTHCHECK NONE");
+    }
     let flags = request.take_flags(&[
         ("interval", Kind::Value),
         ("timeout", Kind::Value),
@@ -45,17 +52,10 @@ pub(super) fn parse(request: &mut Request<'_, '_>) -> Option<Healthcheck> {
         ("start-interval", Kind::Value),
         ("retries", Kind::Value),
     ]);
-    request.require_operands()?;
-    let (kind, rest) = request.operands.split_word();
-    request.operands = rest;
-    match kind.text().to_ascii_uppercase().as_str() {
+    match kind_name.as_str() {
         "NONE" => {
             if !rest.is_empty() {
                 request.error("invalid-healthcheck", rest.span(), "HEALTHCHECK NONE takes no operands");
-                return None;
-            }
-            if let Some(span) = flags.first_span() {
-                request.error("invalid-healthcheck", span, "HEALTHCHECK NONE takes no flags");
                 return None;
             }
             Some(Healthcheck::None)

@@ -31,7 +31,7 @@ use crate::heredoc::Heredoc;
 use crate::json::{self, Array};
 use crate::line::Piece;
 use crate::source::{Span, Spanned};
-use crate::suggest::suggest;
+use crate::suggest::{suggest, worthwhile};
 
 /// An instruction inside a stage; `FROM` is the stage itself.
 #[derive(Debug, Clone, PartialEq)]
@@ -149,6 +149,16 @@ impl Request<'_, '_> {
         Flags::check(self.name, std::mem::take(&mut self.flags), known, self.diagnostics)
     }
 
+    /// Passes over the flags of an instruction that BuildKit does not look at the flags of.
+    pub(crate) fn ignore_flags(&mut self, whose: &str) {
+        for flag in std::mem::take(&mut self.flags) {
+            let message =
+                format!("{whose} has no flags; {} has no effect", quote(&format!("--{}", flag.name.value)));
+            self.diagnostics
+                .push(Diagnostic::warning("useless-flag", flag.span, message).with_help("remove it"));
+        }
+    }
+
     /// Reports an instruction without operands.
     pub(crate) fn require_operands(&mut self) -> Option<()> {
         if self.operands.is_empty() {
@@ -193,7 +203,7 @@ fn keyword(word: &str) -> Option<&'static str> {
 }
 
 /// Tells whether `<<` on a line opens heredocs: in RUN, COPY and ADD, and not in their JSON form.
-pub(crate) fn takes_heredocs(line: Piece<'_>) -> bool {
+pub(crate) fn takes_heredocs(line: Piece<'_>, escape: char) -> bool {
     if !line.text().contains("<<") {
         return false;
     }
@@ -202,10 +212,12 @@ pub(crate) fn takes_heredocs(line: Piece<'_>) -> bool {
     let name = keyword(word.text()).or_else(|| suggest(word.text(), &KEYWORDS));
     match name {
         Some("RUN" | "COPY" | "ADD") => {
-            let (_, operands) = flag::split(rest);
+            let (_, operands) = flag::split(rest, escape);
             !matches!(json::parse_array(operands.text()), Array::Strings(_))
         }
-        Some("ONBUILD") if keyword(rest.split_word().0.text()) != Some("ONBUILD") => takes_heredocs(rest),
+        Some("ONBUILD") if keyword(rest.split_word().0.text()) != Some("ONBUILD") => {
+            takes_heredocs(rest, escape)
+        }
         _ => false,
     }
 }
@@ -221,10 +233,11 @@ pub(crate) fn parse(
     let Some(name) = keyword(word.text()) else {
         let message = format!("unknown instruction {}", quote(word.text()));
         let diagnostic = Diagnostic::error("unknown-instruction", word.span(), message);
-        diagnostics.push(diagnostic.with_suggestion(suggest(word.text(), &KEYWORDS)));
+        let near = if worthwhile(diagnostics) { suggest(word.text(), &KEYWORDS) } else { None };
+        diagnostics.push(diagnostic.with_suggestion(near));
         return None;
     };
-    let (flags, operands) = flag::split(rest);
+    let (flags, operands) = flag::split(rest, escape.character());
     let mut request = Request { name, keyword: word, flags, operands, heredocs, escape, diagnostics };
     let request = &mut request;
     let instruction = match name {

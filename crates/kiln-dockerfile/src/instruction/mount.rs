@@ -197,7 +197,8 @@ pub(super) fn parse(value: &FlagValue, diagnostics: &mut Vec<Diagnostic>) -> Opt
                 if !seen.insert(option.key.value) {
                     let message =
                         format!("mount option `{}` is given twice; the last one counts", option.key.value);
-                    diagnostics.push(Diagnostic::warning("duplicate-mount-option", field.span(), message));
+                    let warning = Diagnostic::warning("DuplicateMountOption", field.span(), message);
+                    diagnostics.push(warning.with_help("remove one of the two"));
                 }
                 options.push(option);
             }

@@ -28,7 +28,9 @@ pub(super) fn parse(request: &mut Request<'_, '_>) -> Option<Onbuild> {
         }
         _ => {}
     }
-    let mut trigger = request.operands.spanned();
+    // Blanks at the end of the line are stored as well, because BuildKit stores them.
+    let text = request.operands.to_end_of_line().text().to_owned();
+    let mut trigger = Spanned::new(text, request.operands.span());
     for heredoc in &request.heredocs {
         trigger.value.push('\n');
         trigger.value.push_str(&heredoc.body.value);

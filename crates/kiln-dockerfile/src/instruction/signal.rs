@@ -31,12 +31,10 @@ pub fn parse_signal(text: &str) -> Option<u32> {
         "RTMIN" => Some(first),
         "RTMAX" => Some(last),
         _ => {
-            let number = match (name.strip_prefix("RTMIN+"), name.strip_prefix("RTMAX-")) {
-                (Some(offset), _) => first.checked_add(offset.parse().ok()?)?,
-                (None, Some(offset)) => last.checked_sub(offset.parse().ok()?)?,
-                (None, None) => return None,
-            };
-            (first..=last).contains(&number).then_some(number)
+            // Each of them has one name: the nearer end counts.
+            let from_first = (1..=15).find(|offset| name == format!("RTMIN+{offset}"));
+            let from_last = (1..=14).find(|offset| name == format!("RTMAX-{offset}"));
+            from_first.map(|offset| first + offset).or(from_last.map(|offset| last - offset))
         }
     }
 }
@@ -58,6 +56,11 @@ mod tests {
         check("RTMIN", Some(34));
         check("SIGRTMIN+3", Some(37));
         check("SIGRTMAX-14", Some(50));
+        check("sigrtmin+15", Some(49));
+        check("SIGRTMIN+16", None);
+        check("SIGRTMAX-15", None);
+        check("SIGRTMIN+0", None);
+        check("SIGRTMIN+03", None);
         check("SIGRTMIN+99", None);
         check("SIGRTMAX-99", None);
         check("0", None);

@@ -91,26 +91,13 @@ pub struct Maintainer {
 }
 
 pub(super) fn parse_cmd(request: &mut Request<'_, '_>) -> Option<Cmd> {
-    warn_when_empty(request);
     request.take_flags(&[]);
     Some(Cmd { command: CommandForm::parse(request)? })
 }
 
 pub(super) fn parse_entrypoint(request: &mut Request<'_, '_>) -> Option<Entrypoint> {
-    warn_when_empty(request);
     request.take_flags(&[]);
     Some(Entrypoint { command: CommandForm::parse(request)? })
-}
-
-/// An empty command is legal and runs the shell with nothing to do, which nobody wants.
-fn warn_when_empty(request: &mut Request<'_, '_>) {
-    // With `CMD --help` the unknown flag is the fault.
-    if request.operands.is_empty() && request.flags.is_empty() {
-        let message = format!("{} without a command runs an empty shell script", request.name);
-        let help = format!("write `{} []` to remove an inherited command", request.name);
-        let span = request.keyword.span();
-        request.diagnostics.push(Diagnostic::warning("empty-command", span, message).with_help(help));
-    }
 }
 
 pub(super) fn parse_shell(request: &mut Request<'_, '_>) -> Option<Shell> {
@@ -137,6 +124,10 @@ pub(super) fn parse_shell(request: &mut Request<'_, '_>) -> Option<Shell> {
 /// Reads all that follows the keyword as one operand, spaces included.
 fn single(request: &mut Request<'_, '_>) -> Option<Spanned<String>> {
     request.take_flags(&[]);
+    single_operand(request)
+}
+
+fn single_operand(request: &mut Request<'_, '_>) -> Option<Spanned<String>> {
     if request.operands.is_empty() {
         let message = format!("{} needs exactly one operand", request.name);
         request.error("missing-operand", request.keyword.span(), message);
@@ -154,7 +145,8 @@ pub(super) fn parse_user(request: &mut Request<'_, '_>) -> Option<User> {
 }
 
 pub(super) fn parse_stop_signal(request: &mut Request<'_, '_>) -> Option<StopSignal> {
-    let signal = single(request)?;
+    request.ignore_flags("STOPSIGNAL");
+    let signal = single_operand(request)?;
     if is_literal(&signal.value) && parse_signal(&signal.value).is_none() {
         let message = format!("unknown signal {}", quote(&signal.value));
         let help = "write a name like `SIGTERM` or a number";
@@ -164,12 +156,7 @@ pub(super) fn parse_stop_signal(request: &mut Request<'_, '_>) -> Option<StopSig
 }
 
 pub(super) fn parse_maintainer(request: &mut Request<'_, '_>) -> Option<Maintainer> {
-    let author = single(request)?;
-    let message = "MAINTAINER is deprecated";
-    let help = "write `LABEL org.opencontainers.image.authors=…`";
-    let span = request.keyword.span();
-    request.diagnostics.push(Diagnostic::warning("maintainer-deprecated", span, message).with_help(help));
-    Some(Maintainer { author })
+    Some(Maintainer { author: single(request)? })
 }
 
 pub(super) fn parse_volume(request: &mut Request<'_, '_>) -> Option<Volume> {

@@ -128,9 +128,9 @@ fn copy() {
     assert_eq!(copy.parents.map(|parents| parents.value), Some(false));
     assert_eq!(values(&copy.exclude), ["*.md", "!a.md"]);
 
-    let Instruction::Copy(copy) = instruction(r#"COPY ["a b", "<<c", "/d e"]"#) else { panic!() };
+    let Instruction::Copy(copy) = instruction(r#"COPY ["a b", "c<<", "/d e"]"#) else { panic!() };
     assert!(
-        matches!(&copy.sources[..], [Source::Path(a), Source::Path(c)] if a.value == "a b" && c.value == "<<c")
+        matches!(&copy.sources[..], [Source::Path(a), Source::Path(c)] if a.value == "a b" && c.value == "c<<")
     );
     assert_eq!(copy.dest.value, "/d e");
 
@@ -187,8 +187,7 @@ fn env_and_label() {
     );
 
     let (file, diagnostics) = parse("FROM a\nENV a b  c=d \nLABEL a b\n");
-    assert_eq!(diagnostics.iter().map(|found| found.code).collect::<Vec<_>>(), ["legacy-key-value"; 2]);
-    assert!(diagnostics.iter().all(|found| !found.is_error()));
+    assert_eq!(diagnostics, []);
     let Instruction::Env(env) = &file.stages[0].instructions[0].instruction else { panic!() };
     assert_eq!((env.form, env.pairs[0].value.value.as_str()), (PairForm::Legacy, "b  c=d"));
 
@@ -230,7 +229,7 @@ fn cmd_and_entrypoint() {
     check("CMD []", Err(vec![]));
     check("ENTRYPOINT a", Ok("a"));
     check("ENTRYPOINT []", Err(vec![]));
-    check_fault("CMD", "empty-command", "CMD without a command runs an empty shell script", "CMD");
+    check("CMD", Ok(""));
 }
 
 #[test]
@@ -254,7 +253,6 @@ fn single_operands() {
         check_fault(name, "missing-operand", &format!("{name} needs exactly one operand"), name);
     }
     check_fault("STOPSIGNAL SIGFOO", "invalid-signal", "unknown signal `SIGFOO`", "SIGFOO");
-    check_fault("MAINTAINER a b", "maintainer-deprecated", "MAINTAINER is deprecated", "MAINTAINER");
 }
 
 #[test]
@@ -264,14 +262,8 @@ fn expose() {
     };
     assert_eq!(values(&expose.ports), ["80", "53/udp", "8000-8010/tcp", "$P", "${P}/tcp"]);
     check_fault("EXPOSE", "missing-operand", "EXPOSE needs at least one operand", "EXPOSE");
-    check_fault("EXPOSE 80 x", "invalid-port", "invalid port `x`", "x");
+    check_fault("EXPOSE 80 x", "invalid-port", "invalid port `x`: a port is a number from 0 to 65535", "x");
     check_fault("EXPOSE 80/htp", "invalid-port", "unknown protocol `htp` of port `80/htp`", "80/htp");
-    check_fault(
-        "EXPOSE 8080:80",
-        "expose-host-part",
-        "the host's part of `8080:80` has no effect",
-        "8080:80",
-    );
 }
 
 #[test]
@@ -320,12 +312,6 @@ fn healthcheck() {
     check_fault("HEALTHCHECK", "missing-operand", "HEALTHCHECK needs at least one operand", "HEALTHCHECK");
     check_fault("HEALTHCHECK CMD", "missing-operand", "HEALTHCHECK CMD needs a command", "CMD");
     check_fault("HEALTHCHECK NONE x", "invalid-healthcheck", "HEALTHCHECK NONE takes no operands", "x");
-    check_fault(
-        "HEALTHCHECK --retries=1 NONE",
-        "invalid-healthcheck",
-        "HEALTHCHECK NONE takes no flags",
-        "--retries=1",
-    );
     check_fault("HEALTHCHECK curl x", "invalid-healthcheck", "unknown type `curl` of HEALTHCHECK", "curl");
     check_fault(
         "HEALTHCHECK --interval=5 CMD x",

@@ -161,7 +161,7 @@ fn mutated_inputs_do_not_panic() {
                 ignore.enter(&ignore.root(), path).0.excluded,
                 ignore.decide(&ignore.root(), path).excluded
             );
-            black_box((decision, ignore.may_reinclude_below(path)));
+            black_box((decision, ignore.may_reinclude_below(decision, path)));
         }
         for line in text.lines() {
             let _ =

@@ -31,7 +31,7 @@ fn directives_end_at_the_first_other_line() {
     assert_eq!(escape("# escape=`\nFROM a"), Escape::Backtick);
     assert_eq!(escape("#escape = `\nFROM a"), Escape::Backtick);
     assert_eq!(escape("  # eSCAPE=`  \r\nFROM a"), Escape::Backtick);
-    assert_eq!(escape("#!/usr/bin/env x\n# escape=`\nFROM a"), Escape::Backtick);
+    assert_eq!(escape("#!/usr/bin/env x\n# escape=`\nFROM a"), Escape::Backslash);
     assert_eq!(escape("\u{feff}# escape=`\nFROM a"), Escape::Backtick);
     assert_eq!(escape("# syntax=x\n# escape=`\nFROM a"), Escape::Backtick);
     assert_eq!(escape("\n# escape=`\nFROM a"), Escape::Backslash);
@@ -113,7 +113,7 @@ fn the_escape_directive_changes_continuations() {
 fn empty_lines_in_continuations_are_a_warning() {
     let source = "FROM a\nRUN x \\\n\n  \n y\n";
     let diagnostics =
-        check_faults(source, &[("empty-continuation-line", "an empty line inside a continued instruction")]);
+        check_faults(source, &[("NoEmptyContinuation", "an empty line inside a continued instruction")]);
     assert!(!diagnostics[0].is_error());
     assert_eq!(SourceMap::new(source).locate(diagnostics[0].span.start), Location { line: 3, column: 1 });
     assert_eq!(parse(source).0.stages[0].instructions[0].original, "RUN x  y");

@@ -11,9 +11,13 @@ use std::io::{self, BufReader, Chain, Cursor, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::Builder;
 
+use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
+use lzma_rust2::XzReader;
 
-use super::Error;
+use super::header::BLOCK;
+use super::raw::Raw;
+use super::{Error, Form};
 use crate::{Digest, Hasher};
 
 /// Size of a chunk: large enough that handing it over costs nothing, small enough to stay in the cache.
@@ -22,6 +26,8 @@ const CHUNK: usize = 256 * 1024;
 const QUEUE: usize = 4;
 /// Expansion that is never suspicious, because a short stream has no meaningful ratio.
 const FREE_EXPANSION: u64 = 64 << 20;
+/// Memory for the dictionary of an xz stream, in KiB: `xz -9` takes 64 MiB, and a stream may ask for 4 GiB.
+const XZ_MEMORY: u32 = 256 << 10;
 
 /// Gives the uncompressed stream chunk by chunk; an empty chunk is the end.
 pub(super) enum Chunks<R: Read> {
@@ -48,8 +54,8 @@ enum Message {
 }
 
 impl<R: Read> Chunks<R> {
-    pub(super) fn here(source: R, max_ratio: Option<u64>) -> Result<Self, Error> {
-        let decoder = Decoder::new(source, max_ratio)?;
+    pub(super) fn here(source: R, form: Form, max_ratio: Option<u64>) -> Result<Self, Error> {
+        let decoder = Decoder::new(source, form, max_ratio)?;
         Ok(Self::Here(Box::new(Here { decoder, hasher: Hasher::new() })))
     }
 
@@ -75,11 +81,11 @@ impl<R: Read> Chunks<R> {
 }
 
 impl<R: Read + Send + 'static> Chunks<R> {
-    pub(super) fn threads(source: R, max_ratio: Option<u64>) -> Result<Self, Error> {
+    pub(super) fn threads(source: R, form: Form, max_ratio: Option<u64>) -> Result<Self, Error> {
         let (to_hash, plain) = sync_channel(QUEUE);
         let (to_consumer, chunks) = sync_channel(QUEUE);
         let (emptied, used) = channel();
-        let decode = move || decode(source, max_ratio, &used, &to_hash);
+        let decode = move || decode(source, form, max_ratio, &used, &to_hash);
         Builder::new().name("layer-decode".to_owned()).spawn(decode).map_err(Error::Read)?;
         let hash = move || hash(&plain, &to_consumer);
         Builder::new().name("layer-hash".to_owned()).spawn(hash).map_err(Error::Read)?;
@@ -110,12 +116,13 @@ impl Threads {
 
 fn decode<R: Read>(
     source: R,
+    form: Form,
     max_ratio: Option<u64>,
     used: &Receiver<Vec<u8>>,
     to_hash: &SyncSender<Message>,
 ) {
     let run = || {
-        let mut decoder = Decoder::new(source, max_ratio)?;
+        let mut decoder = Decoder::new(source, form, max_ratio)?;
         loop {
             let chunk = decoder.chunk(used.try_recv().unwrap_or_default())?;
             let end = chunk.is_empty();
@@ -179,10 +186,12 @@ enum Codec<R: Read> {
     Plain(Source<R>),
     Gzip(Box<MultiGzDecoder<Source<R>>>),
     Zstd(Box<zstd::Decoder<'static, Source<R>>>),
+    Bzip2(Box<MultiBzDecoder<Source<R>>>),
+    Xz(Box<XzReader<Source<R>>>),
 }
 
 impl<R: Read> Decoder<R> {
-    fn new(source: R, max_ratio: Option<u64>) -> Result<Self, Error> {
+    fn new(source: R, form: Form, max_ratio: Option<u64>) -> Result<Self, Error> {
         let mut source = BufReader::with_capacity(CHUNK / 2, Counting { inner: source, count: 0 });
         let mut magic = Vec::with_capacity(6);
         source.by_ref().take(6).read_to_end(&mut magic).map_err(Error::Read)?;
@@ -194,8 +203,17 @@ impl<R: Read> Decoder<R> {
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
                 Codec::Zstd(Box::new(zstd::Decoder::with_buffer(source).map_err(Error::Read)?))
             }
-            [0xfd, b'7', b'z', b'X', b'Z', 0] => return Err(foreign("xz")),
-            [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41] => return Err(foreign("bzip2")),
+            [0xfd, b'7', b'z', b'X', b'Z', 0] => match form {
+                Form::Layer => return Err(foreign("xz")),
+                Form::Archive => Codec::Xz(Box::new(XzReader::new_mem_limit(source, true, XZ_MEMORY))),
+            },
+            // The last two bytes begin a block, or the end of a stream without any.
+            [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41] | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72] => {
+                match form {
+                    Form::Layer => return Err(foreign("bzip2")),
+                    Form::Archive => Codec::Bzip2(Box::new(MultiBzDecoder::new(source))),
+                }
+            }
             _ => Codec::Plain(source),
         };
         Ok(Self { codec, produced: 0, max_ratio })
@@ -206,12 +224,7 @@ impl<R: Read> Decoder<R> {
         chunk.resize(CHUNK, 0);
         let mut filled = 0;
         while let Some(room) = chunk.get_mut(filled..).filter(|r| !r.is_empty()) {
-            let count = match &mut self.codec {
-                Codec::Plain(source) => source.read(room),
-                Codec::Gzip(decoder) => decoder.read(room),
-                Codec::Zstd(decoder) => decoder.read(room),
-            };
-            match count {
+            match self.read(room) {
                 Ok(0) => break,
                 Ok(n) => filled += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -224,12 +237,24 @@ impl<R: Read> Decoder<R> {
         Ok(chunk)
     }
 
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        match &mut self.codec {
+            Codec::Plain(source) => source.read(room),
+            Codec::Gzip(decoder) => decoder.read(room),
+            Codec::Zstd(decoder) => decoder.read(room),
+            Codec::Bzip2(decoder) => decoder.read(room),
+            Codec::Xz(decoder) => decoder.read(room),
+        }
+    }
+
     fn check_ratio(&self) -> Result<(), Error> {
         let Some(limit) = self.max_ratio else { return Ok(()) };
         let source = match &self.codec {
             Codec::Plain(_) => return Ok(()),
             Codec::Gzip(decoder) => decoder.get_ref(),
             Codec::Zstd(decoder) => decoder.get_ref(),
+            Codec::Bzip2(decoder) => decoder.get_ref(),
+            Codec::Xz(decoder) => decoder.inner(),
         };
         let consumed = source.get_ref().1.get_ref().count;
         if self.produced > FREE_EXPANSION.max(consumed.saturating_mul(limit)) {
@@ -237,6 +262,25 @@ impl<R: Read> Decoder<R> {
         }
         Ok(())
     }
+}
+
+/// Tells whether `source` is a tar archive, plain or compressed, with at least one entry.
+///
+/// A name ending in `.gz` and a compressed file that holds no archive are none, and neither is a stream that is damaged
+/// before its first header ends.
+pub fn is_archive(source: impl Read) -> bool {
+    let Ok(mut decoder) = Decoder::new(source, Form::Archive, None) else { return false };
+    let mut block = [0; BLOCK];
+    let mut filled = 0;
+    while let Some(room) = block.get_mut(filled..).filter(|r| !r.is_empty()) {
+        match decoder.read(room) {
+            Ok(0) => return false,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return false,
+        }
+    }
+    block != [0; BLOCK] && Raw::new(&block).is_ok()
 }
 
 fn foreign(name: &str) -> Error {

@@ -80,6 +80,26 @@ impl EntryPath {
         Self::relative(name)
     }
 
+    /// Normalises `name` as a path below the root in which `..` goes up, but never above the root.
+    ///
+    /// # Errors
+    /// When the name contains a zero byte.
+    pub fn contained(name: impl AsRef<[u8]>) -> Result<Self, PathError> {
+        let name = name.as_ref();
+        if name.contains(&0) {
+            return Err(PathError::Nul);
+        }
+        let mut parts: Vec<&[u8]> = Vec::new();
+        for component in name.split(|b| *b == b'/') {
+            match component {
+                b"" | b"." => {}
+                b".." => drop(parts.pop()),
+                _ => parts.push(component),
+            }
+        }
+        Ok(Self(parts.join(&b'/')))
+    }
+
     fn relative(name: &[u8]) -> Result<Self, PathError> {
         let mut out = Vec::with_capacity(name.len());
         for component in name.split(|b| *b == b'/') {

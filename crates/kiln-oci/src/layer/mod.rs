@@ -33,8 +33,9 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use decompress::is_archive;
 pub use entry::{Entry, EntryPath, Kind, OPAQUE_MARKER, PathError, Timestamp, WHITEOUT_PREFIX, Whiteout};
 pub use error::Error;
-pub use reader::{Content, LayerReader, Limits, Summary};
+pub use reader::{Content, Form, LayerReader, Limits, Summary};
 pub use sparse::Segment;
 pub use writer::{Compression, Finished, LayerWriter, Precision};

@@ -39,6 +39,17 @@ impl Default for Limits {
     }
 }
 
+/// What a stream is read as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Form {
+    /// A layer of an image: gzip, zstd or plain, strict about names, with whiteouts.
+    #[default]
+    Layer,
+    /// An archive that somebody made with any program: bzip2 and xz as well. Names with `..` or a leading slash mean
+    /// what they mean below the root, and there are no whiteouts.
+    Archive,
+}
+
 /// What was in a layer that was read to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
@@ -50,9 +61,10 @@ pub struct Summary {
     pub entries: u64,
 }
 
-/// Reads a layer that is compressed with gzip, zstd or not at all.
+/// Reads a layer that is compressed with gzip, zstd or not at all, or an archive (see [`Form`]).
 pub struct LayerReader<R: Read> {
     stream: Stream<R>,
+    form: Form,
     limits: Limits,
     entries: u64,
     /// Sum of the sizes of all files, holes included.
@@ -71,11 +83,12 @@ impl<R: Read> LayerReader<R> {
     /// # Errors
     /// When the source fails, or is compressed in a way that layers are not.
     pub fn new(source: R, limits: Limits) -> Result<Self, Error> {
-        Ok(Self::over(Chunks::here(source, limits.max_ratio)?, limits))
+        Ok(Self::over(Chunks::here(source, Form::Layer, limits.max_ratio)?, Form::Layer, limits))
     }
 
-    fn over(chunks: Chunks<R>, limits: Limits) -> Self {
+    fn over(chunks: Chunks<R>, form: Form, limits: Limits) -> Self {
         Self {
+            form,
             stream: Stream { chunks, chunk: Vec::new(), position: 0, before: 0, limit: limits.max_unpacked },
             limits,
             entries: 0,
@@ -200,7 +213,7 @@ impl<R: Read> LayerReader<R> {
         let offset = self.header_offset;
         let malformed = |reason: &str| Error::Malformed { offset, reason: reason.to_owned() };
         let name = overrides.take_name().unwrap_or_else(|| raw.name());
-        let path = entry_path(&name)?;
+        let path = entry_path(&name, self.form)?;
         let flag = match raw.type_flag() {
             // Before ustar, a directory was a file whose name ends in a slash.
             0 if name.ends_with(b"/") => b'5',
@@ -213,7 +226,7 @@ impl<R: Read> LayerReader<R> {
                 self.padding = padding(stored) as u64;
                 Kind::File { size: self.file_size(raw, &mut overrides)? }
             }
-            b'1' => Kind::HardLink { target: link_target(&name, &overrides.take_link(raw))? },
+            b'1' => Kind::HardLink { target: link_target(&name, &overrides.take_link(raw), self.form)? },
             b'2' => Kind::Symlink { target: symlink_target(&name, overrides.take_link(raw))? },
             b'3' | b'4' => {
                 let (major, minor) = raw.device().map_err(malformed)?;
@@ -303,7 +316,15 @@ impl<R: Read + Send + 'static> LayerReader<R> {
     /// # Errors
     /// When no thread can be started. Faults of the source show at the first entry.
     pub fn threaded(source: R, limits: Limits) -> Result<Self, Error> {
-        Ok(Self::over(Chunks::threads(source, limits.max_ratio)?, limits))
+        Self::threaded_as(Form::Layer, source, limits)
+    }
+
+    /// Like [`LayerReader::threaded`], for a stream of any form.
+    ///
+    /// # Errors
+    /// When no thread can be started. Faults of the source show at the first entry.
+    pub fn threaded_as(form: Form, source: R, limits: Limits) -> Result<Self, Error> {
+        Ok(Self::over(Chunks::threads(source, form, limits.max_ratio)?, form, limits))
     }
 }
 
@@ -453,19 +474,30 @@ impl<R: Read> Stream<R> {
     }
 }
 
-fn entry_path(name: &[u8]) -> Result<EntryPath, Error> {
+fn entry_path(name: &[u8], form: Form) -> Result<EntryPath, Error> {
     if name.is_empty() {
         return Err(unsafe_name(name, "the name is empty"));
     }
-    let path = EntryPath::new(name).map_err(|e| unsafe_name(name, &e.to_string()))?;
-    path.whiteout().map_err(|e| unsafe_name(name, &e.to_string()))?;
+    let path = match form {
+        Form::Layer => EntryPath::new(name),
+        Form::Archive => EntryPath::contained(name),
+    };
+    let path = path.map_err(|e| unsafe_name(name, &e.to_string()))?;
+    let whiteout = path.whiteout().map_err(|e| unsafe_name(name, &e.to_string()))?;
+    if form == Form::Archive && whiteout.is_some() {
+        return Err(unsafe_name(name, "it is a whiteout, which only a layer can have"));
+    }
     Ok(path)
 }
 
-fn link_target(name: &[u8], link: &[u8]) -> Result<EntryPath, Error> {
+fn link_target(name: &[u8], link: &[u8], form: Form) -> Result<EntryPath, Error> {
     let bad = |e: PathError| unsafe_name(name, &format!("its link target `{}`: {e}", printable(link)));
-    // Some builders record targets from the root; the meaning is the same.
-    let target = EntryPath::rooted(link).map_err(bad)?;
+    let target = match form {
+        // Some builders record targets from the root; the meaning is the same.
+        Form::Layer => EntryPath::rooted(link),
+        Form::Archive => EntryPath::contained(link),
+    };
+    let target = target.map_err(bad)?;
     if target.is_root() {
         return Err(unsafe_name(name, "it is a hard link to the root"));
     }

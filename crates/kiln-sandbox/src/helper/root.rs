@@ -74,28 +74,42 @@ fn mount_all(
                 bind(Path::new(&format!("b{binds}")), targets, path, *recursive, Some(attributes))?;
                 binds += 1;
             }
-            MountKind::OverlayDir { .. } => {
+            MountKind::OverlayDir { readonly, .. } => {
                 let target = targets.ground(path, Ground::Directory)?;
                 let work = stage.work.join(overlays.to_string());
                 let layers = stage.overlays[overlays].clone();
                 overlay::mount(layers, &work.join("u"), &work.join("w"), &sys::proc_fd(&target))?;
+                if *readonly {
+                    protect(targets, path)?;
+                }
                 overlays += 1;
             }
-            MountKind::Tmpfs { size, mode } => {
+            MountKind::Tmpfs { size, mode, readonly } => {
                 let target = targets.ground(path, Ground::Directory)?;
                 let size = size.map_or(String::new(), |size| format!(",size={size}"));
                 let data = c_string(&format!("mode={:o}{size}", mode & 0o7777));
-                let flags = MountFlags::NOSUID | MountFlags::NODEV;
+                let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+                if *readonly {
+                    flags |= MountFlags::RDONLY;
+                }
                 rustix::mount::mount("tmpfs", sys::proc_fd(&target), "tmpfs", flags, data.as_c_str())
                     .step_at("mount memory on", path)?;
             }
             MountKind::File { content, mode, uid, gid } => {
                 let file = memory.file(content, *mode, *uid, *gid)?;
-                bind(&file, targets, path, false, Some(MountAttributes::INERT))?;
+                let attributes = MountAttributes::INERT.and(MountAttributes::READ_ONLY);
+                bind(&file, targets, path, false, Some(attributes))?;
             }
         }
     }
     Ok(())
+}
+
+/// Makes what was just mounted on `path` read-only; its file system stays as it is.
+fn protect(targets: &Targets, path: &Path) -> Result<(), Error> {
+    let step = "protect the mount on";
+    let mounted = targets.open(path).step_at(step, path)?;
+    sys::mount_setattr(&mounted, false, MountAttributes::READ_ONLY).step_at(step, path)
 }
 
 pub(super) fn c_string(text: &str) -> std::ffi::CString {

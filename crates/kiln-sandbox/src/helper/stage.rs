@@ -84,7 +84,7 @@ fn prepare(isolation: &Isolation, spec: &ExecSpec) -> Result<Stage, Error> {
     let layers = mounts.len();
     let mut overlays = Vec::new();
     for mount in &spec.mounts {
-        if let MountKind::OverlayDir { lower } = &mount.kind {
+        if let MountKind::OverlayDir { lower, .. } = &mount.kind {
             let first = mounts.len();
             for lower in lower {
                 mounts.push((mounts.len().to_string(), sources.open(lower, false)?));
@@ -222,7 +222,7 @@ fn prepare_work(isolation: &Isolation, spec: &ExecSpec) -> Result<(), Error> {
     };
     make(&spec.work.join("w"))?;
     let overlays = spec.mounts.iter().filter_map(|mount| match &mount.kind {
-        MountKind::OverlayDir { lower } => Some(lower),
+        MountKind::OverlayDir { lower, .. } => Some(lower),
         _ => None,
     });
     for (index, lower) in overlays.enumerate() {

@@ -30,6 +30,7 @@ pub(crate) const ALL: &[Case] = &[
     ("bind_read_only", bind_read_only),
     ("bind_writes_through", bind_writes_through),
     ("overlay_dir_is_discarded", overlay_dir_is_discarded),
+    ("overlay_dir_read_only", overlay_dir_read_only),
     ("tmpfs", tmpfs),
     ("not_found", not_found),
     ("not_executable", not_executable),
@@ -211,9 +212,12 @@ fn overlay_dir_is_discarded(lab: &Lab) {
     spec.mounts = vec![
         Mount {
             target: PathBuf::from("/mnt/o"),
-            kind: MountKind::OverlayDir { lower: vec![source.clone()] },
+            kind: MountKind::OverlayDir { lower: vec![source.clone()], readonly: false },
         },
-        Mount { target: PathBuf::from("/mnt/e"), kind: MountKind::OverlayDir { lower: Vec::new() } },
+        Mount {
+            target: PathBuf::from("/mnt/e"),
+            kind: MountKind::OverlayDir { lower: Vec::new(), readonly: false },
+        },
     ];
     let outcome = lab.execute(&spec);
     assert_eq!((outcome.exit, outcome.output.as_str()), (Exit::Code(0), "shared\nx\n"));
@@ -221,12 +225,32 @@ fn overlay_dir_is_discarded(lab: &Lab) {
     assert!(outcome.changed().is_empty(), "{:?}", outcome.changed());
 }
 
-fn tmpfs(lab: &Lab) {
-    let mut spec = lab.spec("stat -c %a /scratch; echo x > /scratch/x");
-    let kind = MountKind::Tmpfs { size: Some(1 << 20), mode: 0o1777 };
-    spec.mounts = vec![Mount { target: PathBuf::from("/scratch"), kind }];
+fn overlay_dir_read_only(lab: &Lab) {
+    let mut spec =
+        lab.spec("cat /mnt/o/file; touch /mnt/o/new || echo refused; touch /f/file || echo refused");
+    let source = shared_dir(lab, &spec);
+    let kind = MountKind::OverlayDir { lower: vec![source], readonly: true };
+    let file = MountKind::File { content: b"secret".to_vec(), mode: 0o644, uid: 0, gid: 0 };
+    spec.mounts = vec![
+        Mount { target: PathBuf::from("/mnt/o"), kind },
+        Mount { target: PathBuf::from("/f/file"), kind: file },
+    ];
     let outcome = lab.execute(&spec);
-    assert_eq!(outcome.output, "1777\n");
+    assert_eq!(outcome.output.matches("refused").count(), 2, "{}", outcome.output);
+    assert!(outcome.output.starts_with("shared\n"), "{}", outcome.output);
+    assert!(!format!("{spec:?}").contains("secret"));
+}
+
+fn tmpfs(lab: &Lab) {
+    let mut spec =
+        lab.spec("stat -c %a /scratch; echo x > /scratch/x; touch /closed/x 2>/dev/null || echo refused");
+    let memory = |readonly| MountKind::Tmpfs { size: Some(1 << 20), mode: 0o1777, readonly };
+    spec.mounts = vec![
+        Mount { target: PathBuf::from("/scratch"), kind: memory(false) },
+        Mount { target: PathBuf::from("/closed"), kind: memory(true) },
+    ];
+    let outcome = lab.execute(&spec);
+    assert_eq!(outcome.output, "1777\nrefused\n");
     assert!(outcome.changed().is_empty(), "{:?}", outcome.changed());
 }
 

@@ -17,6 +17,7 @@ use crate::request::{Destination, Output};
 use crate::rootfs::Rootfs;
 
 pub(crate) use registry::Push;
+pub(crate) use write::Target;
 
 /// What an exporter works with.
 pub(crate) struct Job<'a> {

@@ -8,14 +8,14 @@ use crate::error::{FileContext as _, Result};
 use crate::request::Destination;
 
 /// A file, or standard output, that appears only when it is complete.
-pub(super) struct Target {
+pub(crate) struct Target {
     out: BufWriter<Box<dyn Write + Send>>,
     file: Option<(File, PathBuf, PathBuf)>,
 }
 
 impl Target {
     /// Starts writing to `dest`.
-    pub(super) fn create(dest: &Destination, stdout: fn() -> Box<dyn Write + Send>) -> Result<Self> {
+    pub(crate) fn create(dest: &Destination, stdout: fn() -> Box<dyn Write + Send>) -> Result<Self> {
         let Destination::Path(path) = dest else {
             return Ok(Self { out: BufWriter::with_capacity(1 << 18, stdout()), file: None });
         };
@@ -29,7 +29,7 @@ impl Target {
     }
 
     /// Gives the file its name.
-    pub(super) fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         let stdout = Path::new("standard output");
         self.out.flush().on("write", self.file.as_ref().map_or(stdout, |(_, tmp, _)| tmp))?;
         if let Some((file, tmp, path)) = self.file.take() {

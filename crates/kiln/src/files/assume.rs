@@ -16,6 +16,8 @@
 use kiln_oci::layer::{Entry, EntryPath, Kind};
 use kiln_oci::{Hasher, ImageConfig};
 
+use super::tree::LATEST;
+
 /// Directories that are the same in every image that has them.
 const PLAIN: [&str; 18] = [
     "etc",
@@ -104,7 +106,8 @@ impl Assumptions {
     pub(super) fn know(&self, path: &EntryPath) -> Known {
         let text = String::from_utf8_lossy(path.as_bytes()).into_owned();
         if path.is_root() || PLAIN.contains(&text.as_str()) {
-            return Known::Directory(Entry::new(path.clone(), Kind::Directory, 0o755));
+            let entry = Entry::new(path.clone(), Kind::Directory, 0o755);
+            return Known::Directory(Entry { mtime: LATEST, ..entry });
         }
         if self.told && self.is_open(path) { Known::Absent } else { Known::No }
     }

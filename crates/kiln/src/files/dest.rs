@@ -48,6 +48,18 @@ impl Destination {
         }
     }
 
+    /// Says that contents of files have to be read, which an index of entries does not have; tells whether there are any.
+    pub(crate) fn require_contents(&self) -> bool {
+        match self {
+            Self::Lazy { layers, base: None, .. } if layers.is_empty() => false,
+            Self::Lazy { unknown, .. } => {
+                unknown.store(true, Ordering::Relaxed);
+                true
+            }
+            Self::Exact(_) => true,
+        }
+    }
+
     /// Tells whether a directory is known only because every base has it, so that nothing is known of its content.
     pub(crate) fn is_assumed(&self, path: &EntryPath) -> bool {
         match self {

@@ -5,18 +5,28 @@
 //!            (context, stage)   (read lazily)              later wins        from destination
 //! ```
 //!
-//! Nothing is written to a file system here. The result is a tar stream; whoever needs the files unpacks it.
+//! Nothing is written to a file system here but the files of an archive that ADD unpacks, and these go to the store's
+//! temporary folder. The result is a tar stream; whoever needs the files unpacks it.
 
+mod archive;
 mod assume;
 mod dest;
-mod merge;
-mod source;
+mod digest;
+mod emit;
+mod plan;
+mod select;
+mod stream;
 mod tree;
 mod users;
+mod walk;
+mod write;
 
 pub(crate) use assume::Assumptions;
 pub(crate) use dest::{Destination, LayerIndex};
-pub(crate) use merge::{Plan, emit};
-pub(crate) use source::{SourceTree, digest, select};
+pub(crate) use digest::digest;
+pub(crate) use emit::emit;
+pub(crate) use plan::Plan;
+pub(crate) use select::{Selected, SourceTree, select, select_path};
 pub(crate) use tree::{ContextTree, Tree, ViewTree};
 pub(crate) use users::Accounts;
+pub(crate) use write::write_tree;

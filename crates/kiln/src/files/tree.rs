@@ -32,6 +32,11 @@ pub(crate) trait Tree: Send + Sync {
     fn open(&self, path: &EntryPath) -> Result<File>;
 }
 
+/// The time of what has no time of its own: later than any epoch, and so cut to it.
+///
+/// Times of a context are of this kind: they depend on who checked it out when, and are no input of a build.
+pub(super) const LATEST: Timestamp = Timestamp { secs: i64::MAX, nanos: 0 };
+
 /// Links followed on one path before it is called a loop, as in the kernel.
 const MAX_LINKS: usize = 40;
 
@@ -103,7 +108,7 @@ impl Tree for ContextTree {
             Err(e) if absent(&e) => return Ok(None),
             Err(e) => return Err(self.failed(e)),
         };
-        let Some(kind) = kind(&self.root, path, &meta).map_err(|e| self.failed(e))? else { return Ok(None) };
+        let kind = kind(&self.root, path, &meta).map_err(|e| self.failed(e))?;
         let executable = matches!(kind, Kind::File { .. }) && meta.mode & 0o111 != 0;
         let xattrs = if executable { capability(&self.root, path) } else { BTreeMap::new() };
         let entry = Entry {
@@ -112,7 +117,7 @@ impl Tree for ContextTree {
             mode: meta.mode & 0o7777,
             uid: 0,
             gid: 0,
-            mtime: Timestamp { secs: meta.modified.seconds, nanos: meta.modified.nanoseconds },
+            mtime: LATEST,
             xattrs,
         };
         let several = meta.links > 1 && meta.kind != DiskKind::Directory;
@@ -143,14 +148,10 @@ fn capability(root: &RootDir, path: &EntryPath) -> BTreeMap<String, Vec<u8>> {
     all.into_iter().filter_map(wanted).collect()
 }
 
-/// Returns the kind of a file; sockets have no place in a layer and are `None`.
-fn kind(
-    root: &RootDir,
-    path: &EntryPath,
-    meta: &Metadata,
-) -> std::result::Result<Option<Kind>, rootdir::Error> {
+/// Returns the kind of a file; a socket, which has no place in a layer, stands as an empty file.
+fn kind(root: &RootDir, path: &EntryPath, meta: &Metadata) -> std::result::Result<Kind, rootdir::Error> {
     use std::os::unix::ffi::OsStringExt as _;
-    Ok(Some(match meta.kind {
+    Ok(match meta.kind {
         DiskKind::File => Kind::File { size: meta.size },
         DiskKind::Directory => Kind::Directory,
         DiskKind::Symlink => {
@@ -159,8 +160,8 @@ fn kind(
         DiskKind::CharacterDevice => Kind::CharDevice { major: meta.major, minor: meta.minor },
         DiskKind::BlockDevice => Kind::BlockDevice { major: meta.major, minor: meta.minor },
         DiskKind::Fifo => Kind::Fifo,
-        _ => return Ok(None),
-    }))
+        DiskKind::Socket => Kind::File { size: 0 },
+    })
 }
 
 /// The merged layers of a root file system, owners as in the image.

@@ -41,15 +41,6 @@ pub(crate) struct Account {
 /// An account file larger than this is not read.
 const MAX_FILE: u64 = 16 << 20;
 
-/// Tells whether `user` can be understood without the files of an image.
-pub(crate) fn is_numeric(user: &str) -> bool {
-    let number = |s: &str| s.parse::<u32>().is_ok();
-    match user.split_once(':') {
-        Some((user, group)) => number(user) && number(group),
-        None => user.is_empty() || number(user),
-    }
-}
-
 impl Accounts {
     /// Reads the accounts of a root file system; missing files are empty.
     pub(crate) fn read(tree: &dyn Tree) -> Result<Self> {
@@ -211,14 +202,5 @@ mod tests {
         assert_eq!(stranger, Account { uid: 4711, gid: 0, groups: vec![], home: "/".into() });
         assert_eq!(Accounts::default().process("").unwrap().home, "/root");
         assert_eq!(accounts().process("app:0").unwrap().groups, Vec::<u32>::new());
-    }
-
-    #[test]
-    fn numbers_need_no_files() {
-        for (user, expect) in
-            [("", true), ("0", true), ("1:2", true), ("app", false), ("1:app", false), ("app:1", false)]
-        {
-            assert_eq!(is_numeric(user), expect, "{user}");
-        }
     }
 }

@@ -170,7 +170,7 @@ pub(super) fn format_owner(owner: Owner) -> String {
     format!("{}:{}", owner.uid, owner.gid)
 }
 
-fn parse_owner(value: &[u8]) -> Option<Owner> {
+pub(super) fn parse_owner(value: &[u8]) -> Option<Owner> {
     let (uid, gid) = std::str::from_utf8(value).ok()?.split_once(':')?;
     Some(Owner { uid: uid.parse().ok()?, gid: gid.parse().ok()? })
 }

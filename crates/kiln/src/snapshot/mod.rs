@@ -7,6 +7,7 @@
 //! .wh.NAME                   NAME, a character device 0:0
 //! .wh..wh..opq in DIR        DIR with user.overlay.opaque = "y"
 //! owner that ids cannot show user.kiln.owner  = "UID:GID"        files and directories
+//!                            the file `owners` beside            links, pipes, devices
 //! device without the right   user.kiln.device = "c:MAJOR:MINOR"  on an empty file
 //! ```
 //!
@@ -19,6 +20,8 @@ mod attributes;
 mod diff;
 mod error;
 mod ids;
+mod owners;
+mod stubs;
 mod tree;
 mod unpack;
 mod view;
@@ -31,6 +34,8 @@ pub use attributes::Identity;
 pub use diff::{Change, Changes, ClampMtime, Options, diff, pack};
 pub use error::{Error, Result};
 pub use ids::{IdRange, IdRanges, Ids, OneId, Owner, SameIds};
+pub use owners::{read_owners, write_owners};
+pub use stubs::remove_stubs;
 pub use unpack::{Unpacked, unpack};
 pub use view::{FileType, Follow, Node, Resolved, View};
 pub use walk::{Visited, Walk};

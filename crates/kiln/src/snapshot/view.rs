@@ -17,7 +17,7 @@ use super::attributes::{self, Identity, file_type, is_opaque, is_whiteout};
 use super::error::{Error, Result, Trying as _};
 use super::tree::MAX_LINKS;
 use super::walk::Walk;
-use super::{Ids, SameIds};
+use super::{Ids, Owner, SameIds, read_owners};
 
 /// Kind of a file, without what belongs to the kind.
 pub type FileType = rustix::fs::FileType;
@@ -36,6 +36,8 @@ pub struct View {
 struct Layer {
     path: PathBuf,
     fd: OwnedFd,
+    /// What the directory itself cannot show.
+    owners: BTreeMap<EntryPath, Owner>,
 }
 
 /// Something in a view.
@@ -107,7 +109,8 @@ impl View {
         let open = |path: PathBuf| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let fd = fs::openat(CWD, &path, flags, Mode::empty()).trying("open the layer", &path)?;
-            Ok(Layer { path, fd })
+            let owners = read_owners(&path)?;
+            Ok(Layer { path, fd, owners })
         };
         let layers = layers.into_iter().map(open).collect::<Result<Vec<_>>>()?;
         Ok(Self { layers, ids: Box::new(ids), known: Mutex::new(BTreeMap::new()) })
@@ -220,12 +223,30 @@ impl View {
     /// # Errors
     /// When they cannot be read.
     pub fn entry(&self, node: &Node) -> Result<Option<Entry>> {
-        self.entry_with(node, &*self.ids)
+        let mut entry = self.entry_with(node, &*self.ids)?;
+        let recorded = self.layers.get(node.layer).and_then(|layer| layer.owners.get(&node.path));
+        if let (Some(entry), Some(owner)) = (&mut entry, recorded) {
+            (entry.uid, entry.gid) = (owner.uid, owner.gid);
+        }
+        Ok(entry)
     }
 
     pub(super) fn entry_with(&self, node: &Node, ids: &dyn Ids) -> Result<Option<Entry>> {
         let dir = self.fd(node.layer)?;
         attributes::entry(dir, relative(&node.path), node.path.clone(), &node.stat, ids)
+    }
+
+    /// Tells whether there is no layer, so that not even the root exists.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.layers.is_empty()
+    }
+
+    /// Returns where the layers that make up a directory have it, topmost first: lower directories of an overlay.
+    #[must_use]
+    pub fn directories(&self, node: &Node) -> Vec<PathBuf> {
+        let layers = node.sources.iter().filter_map(|index| self.layers.get(*index));
+        layers.map(|layer| layer.path.join(relative(&node.path))).collect()
     }
 
     /// Walks `path` and everything below it: parents before children, siblings sorted, no link followed.

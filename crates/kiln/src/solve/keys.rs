@@ -2,6 +2,10 @@
 //!
 //! A key covers what can change the layer: the operation, the root file system below it, the files it takes, and how
 //! kiln writes layers. It covers no title, no place and no time of a file.
+//!
+//! A linked COPY makes its layer without the root file system below it, and its key leaves that out: the layer is taken
+//! from the cache on any base. Steps on top see both, so what they hash of their parent is its *state*, which covers
+//! the chain, and differs from its key for such a step alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,15 +13,24 @@ use std::sync::Arc;
 use kiln_dockerfile::ignore::Ignore;
 use kiln_oci::{Digest, Hasher};
 
+use super::mounts::source_digest;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::files::{Assumptions, SourceTree, digest, select};
-use crate::graph::{CopyAction, CopyFrom, FileAction, Op, Plan, VertexId};
+use crate::graph::{CopyAction, CopyFrom, FileAction, Layout, Mode, Onto, Op, Plan, VertexId};
 
 /// Changed whenever the same inputs would give another layer than before.
-const VERSION: &str = "kiln layer 1";
+const VERSION: &str = "kiln layer 2";
 
-/// Returns the key of every vertex.
+/// The keys of a plan, by vertex.
+pub(super) struct Keys {
+    /// What the layer of a step depends on.
+    pub(super) steps: Vec<Digest>,
+    /// What the whole root file system after a step depends on: a linked layer does not know what is below it.
+    pub(super) states: Vec<Digest>,
+}
+
+/// Returns the keys of every vertex.
 ///
 /// # Errors
 /// When files of a context cannot be read or do not exist: every one of them is reported, not only the first.
@@ -26,16 +39,19 @@ pub(super) fn all(
     plan: &Plan,
     contexts: &BTreeMap<String, SourceTree>,
     base_read: &[bool],
-) -> Result<Vec<Digest>> {
+) -> Result<Keys> {
     let mut keys: Vec<Digest> = Vec::with_capacity(plan.vertices.len());
+    let mut states: Vec<Digest> = Vec::with_capacity(plan.vertices.len());
     let mut errors = Vec::new();
     for (id, vertex) in plan.vertices.iter().enumerate() {
         let mut hasher = Hasher::new();
         hasher.field(VERSION.as_bytes());
         hasher.field(&engine.epoch.to_le_bytes());
         hasher.field(format!("{:?}", engine.compression).as_bytes());
-        if let Some(parent) = vertex.parent {
-            hasher.field(keys[parent].as_str().as_bytes());
+        let below = vertex.parent.map(|parent| key(&states, parent)).transpose()?;
+        let linked = matches!(&vertex.op, Op::File(file) if file.onto == Onto::Nothing);
+        if let Some(below) = below.filter(|_| !linked) {
+            hasher.field(below.as_str().as_bytes());
         }
         match &vertex.op {
             Op::Scratch => hasher.field(b"scratch"),
@@ -51,25 +67,52 @@ pub(super) fn all(
                     serde_json::to_vec(exec).map_err(|e| Error::internal("cannot hash a step").because(e))?;
                 hasher.field(&json);
                 hasher.field(engine.scheme().as_bytes());
+                for mount in &exec.mounts {
+                    let Some(source) = mount.source() else { continue };
+                    match source_digest(source, mount.place.as_ref(), &states, contexts) {
+                        Ok(digest) => hasher.field(digest.as_str().as_bytes()),
+                        Err(error) => errors.push(error.at(mount.place.clone())),
+                    }
+                }
             }
             Op::File(file) => {
-                hasher.field(b"file");
-                let read = base_read.get(id) == Some(&true);
-                hasher.field(&[u8::from(read)]);
-                let base = plan.chain(id).first().map(|base| &plan.vertices[*base].op);
-                if let (Some(Op::Image(image)), false) = (base, read) {
-                    // Two bases of equal layers may tell different histories, and then destinations differ.
-                    Assumptions::new(&image.config, image.layers.len()).hash(&mut hasher);
-                }
+                onto(plan, id, base_read, file.onto, &mut hasher);
                 for action in &file.actions {
-                    let hashed = self::action(action, &keys, contexts, &mut hasher);
+                    let hashed = self::action(action, &states, contexts, &mut hasher);
                     errors.extend(hashed.err().map(|e| e.at(vertex.meta.place.clone())));
                 }
             }
         }
-        keys.push(hasher.finish());
+        let key = hasher.finish();
+        let state = match below.filter(|_| linked) {
+            None => key.clone(),
+            Some(below) => {
+                let mut hasher = Hasher::new();
+                hasher.field(b"linked");
+                hasher.field(below.as_str().as_bytes());
+                hasher.field(key.as_str().as_bytes());
+                hasher.finish()
+            }
+        };
+        keys.push(key);
+        states.push(state);
     }
-    Error::first_of(errors).map_or(Ok(keys), Err)
+    Error::first_of(errors).map_or(Ok(Keys { steps: keys, states }), Err)
+}
+
+/// What a file operation knows of its destination.
+fn onto(plan: &Plan, id: VertexId, base_read: &[bool], onto: Onto, hasher: &mut Hasher) {
+    if onto == Onto::Nothing {
+        return hasher.field(b"link");
+    }
+    hasher.field(b"file");
+    let read = base_read.get(id) == Some(&true);
+    hasher.field(&[u8::from(read)]);
+    let base = plan.chain(id).first().map(|base| &plan.vertices[*base].op);
+    if let (Some(Op::Image(image)), false) = (base, read) {
+        // Two bases of equal layers may tell different histories, and then destinations differ.
+        Assumptions::new(&image.config, image.layers.len()).hash(hasher);
+    }
 }
 
 fn action(
@@ -78,9 +121,9 @@ fn action(
     contexts: &BTreeMap<String, SourceTree>,
     hasher: &mut Hasher,
 ) -> Result<()> {
-    let owner_and_mode = |hasher: &mut Hasher, chown: Option<&str>, chmod: Option<u32>| {
+    let owner_and_mode = |hasher: &mut Hasher, chown: Option<&str>, chmod: Option<&Mode>| {
         hasher.field(chown.unwrap_or("-").as_bytes());
-        hasher.field(format!("{chmod:?}").as_bytes());
+        hasher.field(chmod.map_or("keep".to_owned(), ToString::to_string).as_bytes());
     };
     match action {
         FileAction::MakeDir { path, user } => {
@@ -92,14 +135,15 @@ fn action(
             hasher.field(b"write");
             hasher.field(name.as_bytes());
             hasher.field(dest.as_bytes());
-            owner_and_mode(hasher, chown.as_deref(), *chmod);
+            owner_and_mode(hasher, chown.as_deref(), chmod.as_ref());
             hasher.field(content);
         }
         FileAction::Copy(copy) => {
             hasher.field(b"copy");
             hasher.field(copy.dest.as_bytes());
-            hasher.field(&[u8::from(copy.unpack), u8::from(copy.link)]);
-            owner_and_mode(hasher, copy.chown.as_deref(), copy.chmod);
+            hasher.field(&[u8::from(copy.unpack), u8::from(copy.layout == Layout::Parents)]);
+            owner_and_mode(hasher, copy.chown.as_deref(), copy.chmod.as_ref());
+            hasher.field(&copy.exclude.len().to_le_bytes());
             for pattern in &copy.exclude {
                 hasher.field(pattern.as_bytes());
             }
@@ -130,7 +174,7 @@ fn sources(
                 hasher.field(b"context");
                 let tree =
                     contexts.get(name).ok_or_else(|| super::no_files(name).at(source.place.clone()))?;
-                for selected in select(tree, source)? {
+                for selected in select(tree, source, copy.layout)? {
                     digest(&selected, &exclude, hasher)?;
                 }
             }

@@ -6,13 +6,14 @@
 //! that later steps and the upload go on meanwhile.
 
 mod keys;
+mod mounts;
 mod schedule;
 mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kiln_oci::Digest;
+use keys::Keys;
 
 use crate::context::Context;
 use crate::engine::Engine;
@@ -42,7 +43,7 @@ pub(crate) struct Prepared<'a> {
     engine: &'a Engine,
     plan: &'a Plan,
     contexts: BTreeMap<String, SourceTree>,
-    keys: Vec<Digest>,
+    keys: Keys,
     /// Of every vertex, whether a step looks into the files of its base.
     base_read: Vec<bool>,
     hits: Vec<Option<Record>>,
@@ -67,7 +68,7 @@ pub(crate) fn prepare<'a>(
         if cache == CacheMode::WriteOnly || anew[id] || !makes_layer(&plan.vertices[id].op) {
             return None;
         }
-        engine.store.record(&keys[id]).filter(|record| engine.store.has(&record.layer))
+        engine.store.record(&keys.steps[id]).filter(|record| engine.store.has(&record.layer))
     };
     let hits: Vec<Option<Record>> = (0..plan.vertices.len()).map(hit).collect();
     let mut needed = BTreeSet::new();
@@ -161,12 +162,8 @@ fn makes_layer(op: &Op) -> bool {
 fn open_contexts(plan: &Plan, contexts: &BTreeMap<String, Context>) -> Result<BTreeMap<String, SourceTree>> {
     let mut open = BTreeMap::new();
     for vertex in &plan.vertices {
-        let Op::File(file) = &vertex.op else { continue };
-        for action in &file.actions {
-            let crate::graph::FileAction::Copy(CopyAction { from: CopyFrom::Context(name), .. }) = action
-            else {
-                continue;
-            };
+        for from in vertex.op.sources() {
+            let CopyFrom::Context(name) = from else { continue };
             let Some(context) = contexts.get(name).filter(|_| !open.contains_key(name)) else { continue };
             let Some(dir) = &context.dir else { continue };
             let what =

@@ -13,10 +13,10 @@ use super::schedule::Shared;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::files::{Assumptions, Destination, LayerIndex, Plan as FilePlan, ViewTree, emit};
-use crate::graph::{BaseImage, ExecOp, FileOp, Op, VertexId};
+use crate::graph::{BaseImage, ExecOp, FileOp, Onto, Op, VertexId};
 use crate::progress::Event;
 use crate::rootfs::{Layer, Origin, Packed, Rootfs};
-use crate::snapshot::{ClampMtime, Options, diff, pack};
+use crate::snapshot::{ClampMtime, Options, diff, pack, remove_stubs};
 use crate::store::{BlobWriter, PendingSnapshot, Record};
 
 /// What a step gives.
@@ -42,7 +42,7 @@ pub(super) fn run<'scope, 'env: 'scope>(
         (Op::Scratch, _) => step.without_layer(Vec::new()),
         (Op::Image(image), _) => step.without_layer(base_layers(image)),
         (_, Some(record)) => step.cached(parent, record),
-        (Op::Exec(exec), None) => step.exec(parent, exec),
+        (Op::Exec(exec), None) => step.exec(parent, exec, states),
         (Op::File(file), None) => step.file(parent, file, states),
     };
     result.map_err(|e| {
@@ -103,14 +103,16 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
     }
 
     /// Runs a command. Its upper directory is the layer; packing it goes on while later steps run on top of it.
-    fn exec(&self, parent: Option<Arc<Rootfs>>, exec: &ExecOp) -> Result<Outcome> {
+    fn exec(&self, parent: Option<Arc<Rootfs>>, exec: &ExecOp, states: &States) -> Result<Outcome> {
         let engine = self.engine();
         let below = parent.as_ref().map(|p| p.layers.clone()).unwrap_or_default();
         self.event(Event::Started { id: self.number });
         let lower = engine.all_files(&below)?;
         let tree = ViewTree::new(lower.clone(), engine.ids())?;
+        let mounted = self.prepared.mounts(&exec.mounts, states)?;
         let pending = engine.store.begin_snapshot()?;
-        let stubs = crate::exec::run(engine, exec, self.number, lower.clone(), &tree, &pending)?;
+        let stubs = crate::exec::run(engine, exec, self.number, lower.clone(), &tree, &pending, mounted)?;
+        remove_stubs(&pending.fs(), &stubs)?;
         self.event(Event::Finished { id: self.number, took: self.started.elapsed() });
         let name = self.snapshot_name(&pending);
         let upper = pending.commit(engine.scheme(), &name)?;
@@ -132,7 +134,7 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
 
     /// Names are unique for ever: a step that runs again must not replace what another build looks into.
     fn snapshot_name(&self, pending: &PendingSnapshot) -> String {
-        format!("{}-{}", self.prepared.keys[self.id].short(), pending.unique())
+        format!("{}-{}", self.prepared.keys.steps[self.id].short(), pending.unique())
     }
 
     /// Copies files. Nothing is written but the layer; a later step that looks into it unpacks it as it grows.
@@ -140,7 +142,10 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
         self.event(Event::Started { id: self.number });
         let below = parent.as_ref().map(|p| p.layers.clone()).unwrap_or_default();
         let sources = |copy: &_| self.prepared.source(copy, states);
-        let mut dest = self.destination(&below)?;
+        let mut dest = match file.onto {
+            Onto::Nothing => Destination::lazy(Vec::new(), None),
+            Onto::Parent => self.destination(&below)?,
+        };
         let mut plan = FilePlan::new(file, &sources, &dest)?;
         if dest.needs_files() {
             dest = self.exact(&below)?;
@@ -152,9 +157,7 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
         let step = self.detached();
         self.scope.spawn(move || {
             let engine = step.prepared.engine;
-            step.pack(&packing, writer, None, |writer| {
-                emit(plan, &dest, engine.epoch, &|| engine.cancel.check(), writer)
-            });
+            step.pack(&packing, writer, None, |writer| emit(plan, &dest, engine, writer));
             if packing.packed.peek().is_some() {
                 engine.sink.event(Event::Finished { id: step.number, took: step.started.elapsed() });
             }
@@ -288,7 +291,7 @@ impl Packer<'_, '_> {
             layer: packed.descriptor.clone(),
             snapshot,
         };
-        self.prepared.engine.store.put_record(&self.prepared.keys[self.id], &record)?;
+        self.prepared.engine.store.put_record(&self.prepared.keys.steps[self.id], &record)?;
         Ok(packed)
     }
 }

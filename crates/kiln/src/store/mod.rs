@@ -6,6 +6,9 @@
 //!   blobs/sha256/HEX               layers, configs, manifests
 //!   snapshots/SCHEME/ID/fs         one unpacked layer each, ready to be an overlay lower directory
 //!   records/KEY.json               cache key -> layer
+//!   cache-mounts/SCHEME/KEY/       caches of `RUN --mount=type=cache`; KEY is the digest of what is in id.json
+//!     id.json                      the id and what else tells one cache from another
+//!     N/fs  N/lock                 0, and more when commands at the same time must not share; flock while in use
 //!   locks/NAME                     advisory locks (flock), so that any number of processes share a store
 //!   tmp/NAME/                      work in progress of one process, NAME.lock held while it lives
 //! ```
@@ -20,6 +23,7 @@
 //! and one in a user namespace keeps two sets of snapshots, never one with wrong owners.
 
 mod blobs;
+mod cache_mounts;
 mod growing;
 mod images;
 mod prune;
@@ -32,6 +36,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use blobs::BlobReader;
+pub use cache_mounts::{CacheIdentity, Claim, Sharing, StoredCache};
 pub use growing::{BlobWriter, Growing, GrowingReader};
 pub(crate) use images::REF_NAME;
 pub use images::StoredImage;

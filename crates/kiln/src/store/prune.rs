@@ -77,6 +77,12 @@ impl Store {
                 }
             }
         }
+        // With the store to itself, nothing of this is in use.
+        for (dir, used) in super::cache_mounts::dirs(root)? {
+            if old_enough(&used) {
+                pruned.remove(&dir)?;
+            }
+        }
         drop(lock);
         Ok(pruned)
     }
@@ -117,7 +123,7 @@ fn reachable(root: &Path) -> Result<BTreeSet<String>> {
     Ok(keep)
 }
 
-fn list(dir: &Path) -> Result<Vec<(std::path::PathBuf, fs::Metadata)>> {
+pub(super) fn list(dir: &Path) -> Result<Vec<(std::path::PathBuf, fs::Metadata)>> {
     let mut out = Vec::new();
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -134,7 +140,7 @@ fn list(dir: &Path) -> Result<Vec<(std::path::PathBuf, fs::Metadata)>> {
     Ok(out)
 }
 
-fn disk_use(path: &Path) -> u64 {
+pub(super) fn disk_use(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
     let mut bytes = meta.blocks() * 512;

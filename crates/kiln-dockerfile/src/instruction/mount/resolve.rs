@@ -65,7 +65,7 @@ impl Settings {
             "secret" => ResolvedMount::Secret {
                 id: self.secret_id(target.as_deref())?,
                 target,
-                env: self.text("env"),
+                env: self.env()?,
                 required: self.required()?,
                 mode: self.number("mode", 8)?,
                 uid: self.number("uid", 10)?,
@@ -189,6 +189,16 @@ impl Settings {
                 let named = name.filter(|name| !name.is_empty()).map(str::to_owned);
                 named.ok_or_else(|| invalid(self.span, "a secret mount needs `id` or `target`"))
             }
+        }
+    }
+
+    fn env(&self) -> Result<Option<String>, Diagnostic> {
+        match self.last("env") {
+            Some(setting) if setting.value.as_deref().unwrap_or_default().is_empty() => {
+                Err(invalid(setting.span, "mount option `env` needs the name of a variable"))
+            }
+            Some(setting) => Ok(setting.value.clone()),
+            None => Ok(None),
         }
     }
 

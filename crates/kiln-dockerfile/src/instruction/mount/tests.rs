@@ -196,7 +196,7 @@ fn suggestions() {
 #[test]
 fn doubled_options_are_a_warning() {
     let (dockerfile, diagnostics) = crate::parse("FROM a\nRUN --mount=target=/x,dst=/y true\n");
-    assert_eq!(diagnostics.iter().map(|found| found.code).collect::<Vec<_>>(), ["duplicate-mount-option"]);
+    assert_eq!(diagnostics.iter().map(|found| found.code).collect::<Vec<_>>(), ["DuplicateMountOption"]);
     let Instruction::Run(run) = &dockerfile.stages[0].instructions[0].instruction else { panic!() };
     assert_eq!(run.mounts[0].option("target").map(|value| value.value.as_str()), Some("/y"));
 }

@@ -4,9 +4,12 @@ use kiln_dockerfile::instruction::{Add, Copy, Source as Operand};
 use kiln_dockerfile::{Spanned, Statement};
 
 use super::lower::Lowering;
+use super::names::Named;
 use super::stage::{StageState, Words, clean, unsupported};
 use crate::error::{Error, Place, Result};
-use crate::graph::{CopyAction, CopyFrom, CopySource, FileAction, FileOp, Op};
+use crate::graph::{
+    CopyAction, CopyFrom, CopySource, FileAction, FileOp, Layout, Mode, Onto, Op, is_numeric,
+};
 
 /// What COPY and ADD have in common.
 struct Transfer<'a> {
@@ -17,6 +20,8 @@ struct Transfer<'a> {
     chmod: Option<&'a Spanned<String>>,
     link: Option<&'a Spanned<bool>>,
     exclude: &'a [Spanned<String>],
+    layout: Layout,
+    unpack: bool,
 }
 
 pub(super) fn workdir(
@@ -34,7 +39,7 @@ pub(super) fn workdir(
         return Ok(());
     }
     let user = state.config.config.user.clone();
-    let op = Op::File(FileOp { actions: vec![FileAction::MakeDir { path, user }] });
+    let op = Op::File(FileOp { actions: vec![FileAction::MakeDir { path, user }], onto: Onto::Parent });
     state.step(lowering, op, statement, history, place);
     Ok(())
 }
@@ -47,10 +52,7 @@ pub(super) fn copy(
     index: usize,
     place: &Place,
 ) -> Result<()> {
-    if let Some(parents) = copy.parents.as_ref().filter(|p| p.value) {
-        return Err(unsupported("COPY --parents", &lowering.source.place(parents.span)));
-    }
-    let from = lowering.copy_source(copy.from.as_ref(), index, place)?;
+    let from = lowering.copy_source(copy.from.as_ref().map(Named::copy), index, place)?;
     let transfer = Transfer {
         instruction: "COPY",
         sources: &copy.sources,
@@ -59,10 +61,12 @@ pub(super) fn copy(
         chmod: copy.chmod.as_ref(),
         link: copy.link.as_ref(),
         exclude: &copy.exclude,
+        layout: if copy.parents.as_ref().is_some_and(|p| p.value) { Layout::Parents } else { Layout::Flat },
+        unpack: false,
     };
-    let actions = transfer.actions(lowering, state, from, false)?;
+    let op = transfer.lower(lowering, state, from)?;
     let history = transfer.history(lowering, state)?;
-    state.step(lowering, Op::File(FileOp { actions }), statement, history, place);
+    state.step(lowering, Op::File(op), statement, history, place);
     Ok(())
 }
 
@@ -87,10 +91,11 @@ pub(super) fn add(
         chmod: add.chmod.as_ref(),
         link: add.link.as_ref(),
         exclude: &add.exclude,
+        layout: Layout::Flat,
+        unpack: add.unpack.as_ref().is_none_or(|u| u.value),
     };
-    let unpack = add.unpack.as_ref().is_none_or(|u| u.value);
-    let actions = transfer.actions(lowering, state, CopyFrom::Context(String::new()), unpack)?;
-    for action in &actions {
+    let op = transfer.lower(lowering, state, CopyFrom::Context(String::new()))?;
+    for action in &op.actions {
         let FileAction::Copy(copy) = action else { continue };
         for source in &copy.sources {
             let remote = ["http://", "https://", "git://", "ssh://", "git@"];
@@ -101,7 +106,7 @@ pub(super) fn add(
         }
     }
     let history = transfer.history(lowering, state)?;
-    state.step(lowering, Op::File(FileOp { actions }), statement, history, place);
+    state.step(lowering, Op::File(op), statement, history, place);
     Ok(())
 }
 
@@ -110,6 +115,9 @@ impl Transfer<'_> {
     fn history(&self, lowering: &Lowering<'_>, state: &StageState) -> Result<String> {
         let words = Words::new(lowering, state);
         let mut parts = vec![self.instruction.to_owned()];
+        if self.layout == Layout::Parents {
+            parts.push("--parents".to_owned());
+        }
         for (flag, value) in [("chown", self.chown), ("chmod", self.chmod)] {
             parts.extend(words.optional(value)?.map(|value| format!("--{flag}={value}")));
         }
@@ -128,26 +136,35 @@ impl Transfer<'_> {
     }
 
     /// Expands everything, all with the variables as they were before the instruction.
-    fn actions(
-        &self,
-        lowering: &Lowering<'_>,
-        state: &StageState,
-        from: CopyFrom,
-        unpack: bool,
-    ) -> Result<Vec<FileAction>> {
+    fn lower(&self, lowering: &Lowering<'_>, state: &StageState, from: CopyFrom) -> Result<FileOp> {
         let words = Words::new(lowering, state);
         let exclude = self.exclude.iter().map(|pattern| words.word(pattern)).collect::<Result<_>>()?;
+        let chown = words.optional(self.chown)?.filter(|user| !user.is_empty());
+        let chmod = mode(lowering, &words, self.chmod)?;
+        // With `--chmod` BuildKit copies as without `--link`, and so the same layers come out here.
+        let linked = self.link.is_some_and(|l| l.value) && chmod.is_none();
+        if let (true, Some(user), Some(flag)) =
+            (linked, chown.as_ref().filter(|u| !is_numeric(u)), self.chown)
+        {
+            let name = self.instruction;
+            return Err(Error::input(format!("`{name} --link` cannot look up the owner `{user}`"))
+                .at(Some(lowering.source.place(flag.span)))
+                .hint(
+                    "a linked layer is made without the files of the image: give numbers, such as 1000:1000",
+                ));
+        }
         let template = CopyAction {
             from,
             sources: Vec::new(),
             dest: dest(lowering, state, &words, self.dest)?,
-            chown: words.optional(self.chown)?,
-            chmod: mode(lowering, &words, self.chmod)?,
-            unpack,
+            chown,
+            chmod,
+            unpack: self.unpack,
             exclude,
-            link: self.link.is_some_and(|l| l.value),
+            layout: self.layout,
         };
-        self.each(lowering, &words, template)
+        let onto = if linked { Onto::Nothing } else { Onto::Parent };
+        Ok(FileOp { actions: self.each(lowering, &words, template)?, onto })
     }
 
     /// Returns the actions of one instruction: paths together, heredocs as files of their own.
@@ -171,7 +188,7 @@ impl Transfer<'_> {
                     content: words.heredoc(heredoc)?,
                     dest: template.dest.clone(),
                     chown: template.chown.clone(),
-                    chmod: template.chmod,
+                    chmod: template.chmod.clone(),
                 }),
             }
         }
@@ -199,19 +216,20 @@ fn dest(
     Ok(state.absolute(&text))
 }
 
+/// Reads `--chmod`; one that is empty after its variables are replaced says nothing.
 fn mode(
     lowering: &Lowering<'_>,
     words: &Words<'_, '_>,
     chmod: Option<&Spanned<String>>,
-) -> Result<Option<u32>> {
+) -> Result<Option<Mode>> {
     let Some(chmod) = chmod else { return Ok(None) };
     let text = words.word(chmod)?;
-    let place = lowering.source.place(chmod.span);
-    match u32::from_str_radix(&text, 8) {
-        Ok(mode) if mode <= 0o7777 => Ok(Some(mode)),
-        _ if text.contains(['=', '+', '-']) => Err(unsupported(&format!("symbolic mode `{text}`"), &place)),
-        _ => Err(Error::input(format!("`{text}` is not a file mode"))
-            .at(Some(place))
-            .hint("write an octal number up to 7777, such as 755")),
+    if text.is_empty() {
+        return Ok(None);
     }
+    Mode::parse(&text).map(Some).map_err(|why| {
+        Error::input(format!("`{text}` is not a file mode: {why}"))
+            .at(Some(lowering.source.place(chmod.span)))
+            .hint("write an octal number up to 7777, such as 755, or changes, such as u=rwX,go=rX")
+    })
 }

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use kiln_dockerfile::Spanned;
 use kiln_dockerfile::instruction::Instruction;
 use kiln_oci::{ImageConfig, Platform};
 
-use super::names::{Name, Numbers};
+use super::names::{Name, Named, Numbers};
 use super::stage::StageState;
 use super::vars::{Vars, platform_args};
 use super::{Lowered, Pin, Pins, Source, Wanted, pin_key};
 use crate::error::{Error, Place, Result};
 use crate::graph::{
-    CopyAction, CopyFrom, CopySource, FileAction, FileOp, ImageSpec, Meta, Op, Plan, Vertex, VertexId,
+    CopyAction, CopyFrom, CopySource, FileAction, FileOp, ImageSpec, Layout, Meta, Onto, Op, Plan, Vertex,
+    VertexId,
 };
 use crate::request::BuildRequest;
 
@@ -230,10 +230,10 @@ impl Lowering<'_> {
             chmod: None,
             unpack: false,
             exclude: Vec::new(),
-            link: false,
+            layout: Layout::Flat,
         });
         let title = format!("FROM {name}");
-        let op = Op::File(FileOp { actions: vec![files] });
+        let op = Op::File(FileOp { actions: vec![files], onto: Onto::Nothing });
         let vertex = self.vertex(op, Some(scratch), title.clone(), Some(place.clone()));
         let mut state = StageState::new(vertex, config, self.request.target_platform());
         state.history.push((title, Some(vertex)));
@@ -274,12 +274,12 @@ impl Lowering<'_> {
     /// Returns what `--from=` stands for in stage `index`.
     pub(super) fn copy_source(
         &mut self,
-        from: Option<&Spanned<String>>,
+        from: Option<Named<'_>>,
         index: usize,
         place: &Place,
     ) -> Result<CopyFrom> {
         let Some(from) = from else { return Ok(CopyFrom::Context(String::new())) };
-        match self.name(&from.value, index, Numbers::AreStages) {
+        match self.name(&from.name.value, index, from.numbers) {
             Name::Stage(stage) => {
                 let state =
                     self.done.get(&stage).ok_or_else(|| Error::internal("a stage came before its source"))?;

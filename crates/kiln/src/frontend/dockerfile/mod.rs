@@ -5,9 +5,11 @@
 //! again. That is the only loop in a build, and it ends because every round names images not named before.
 
 mod args;
+pub mod checks;
 mod files;
 mod history;
 mod lower;
+mod mounts;
 mod names;
 mod run;
 mod stage;
@@ -22,7 +24,6 @@ use kiln_oci::Platform;
 
 use crate::error::{Error, Place, Result};
 use crate::graph::{BaseImage, Plan};
-use crate::progress::{Event, Sink};
 use crate::request::BuildRequest;
 
 pub use args::{Notice, notices};
@@ -37,29 +38,22 @@ pub struct Source {
     pub text: Arc<str>,
     /// The tree.
     pub tree: Dockerfile,
+    /// What the parser found that is no error; the checks show it.
+    pub warnings: Vec<Diagnostic>,
 }
 
 impl Source {
-    /// Parses `bytes`; warnings go to `sink`.
+    /// Parses `bytes`.
     ///
     /// # Errors
     /// When the file is not a Dockerfile; every fault of the file is reported, not only the first. To those of
     /// the language come those of the names in it, which need no more than `request`.
-    pub fn parse(name: &str, bytes: &[u8], request: &BuildRequest, sink: &Sink) -> Result<Self> {
+    pub fn parse(name: &str, bytes: &[u8], request: &BuildRequest) -> Result<Self> {
         let (tree, diagnostics) = kiln_dockerfile::parse_bytes(bytes);
         let text: Arc<str> = String::from_utf8_lossy(bytes).into();
-        let source = Self { name: name.to_owned(), text, tree };
-        let mut errors = Vec::new();
-        for diagnostic in diagnostics {
-            if diagnostic.is_error() {
-                errors.push(source.error(diagnostic));
-                continue;
-            }
-            let (line, _) = source.place(diagnostic.span).line_column();
-            let help = diagnostic.help.map(|h| format!(" ({h})")).unwrap_or_default();
-            let text = format!("{}{help}", diagnostic.message);
-            sink.event(Event::Warning { text, place: Some(format!("{name}:{line}")) });
-        }
+        let (errors, warnings): (Vec<_>, Vec<_>) = diagnostics.into_iter().partition(Diagnostic::is_error);
+        let source = Self { name: name.to_owned(), text, tree, warnings };
+        let mut errors: Vec<Error> = errors.into_iter().map(|fault| source.error(fault)).collect();
         if errors.is_empty() {
             return Ok(source);
         }

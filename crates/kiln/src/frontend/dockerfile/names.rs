@@ -26,10 +26,36 @@ pub(super) enum Numbers {
     AreNames,
 }
 
-/// A name that an instruction takes files from.
+/// A name of a stage, image or context in an instruction.
+#[derive(Clone, Copy)]
+pub(super) struct Named<'a> {
+    pub(super) name: &'a Spanned<String>,
+    pub(super) numbers: Numbers,
+    /// What the instruction does from there, for messages.
+    verb: &'static str,
+}
+
+impl<'a> Named<'a> {
+    /// Returns the operand of `--from=`.
+    pub(super) fn copy(name: &'a Spanned<String>) -> Self {
+        Self { name, numbers: Numbers::AreStages, verb: "copies" }
+    }
+
+    /// Returns the option `from=` of a mount, which knows stages by name only.
+    pub(super) fn mount(name: &'a Spanned<String>) -> Self {
+        Self { name, numbers: Numbers::AreNames, verb: "mounts" }
+    }
+
+    fn at(self, place: Place) -> From {
+        From { name: self.name.value.clone(), numbers: self.numbers, verb: self.verb, place }
+    }
+}
+
+/// A name that a stage takes files from.
 struct From {
     name: String,
     numbers: Numbers,
+    verb: &'static str,
     place: Place,
 }
 
@@ -219,15 +245,10 @@ impl Lowering<'_> {
         let mut froms = Vec::new();
         // The text of a trigger is not in the file; the FROM that brings it stands for it.
         for step in self.trigger_steps(index)? {
-            froms.extend(taken_from(&step.statement).into_iter().map(|(name, numbers)| From {
-                name: name.value.clone(),
-                numbers,
-                place: step.place.clone(),
-            }));
+            froms.extend(named(&step.statement).map(|named| named.at(step.place.clone())));
         }
-        for (name, numbers) in self.source.tree.stages[index].instructions.iter().flat_map(taken_from) {
-            froms.push(From { name: name.value.clone(), numbers, place: self.source.place(name.span) });
-        }
+        let own = self.source.tree.stages[index].instructions.iter().flat_map(named);
+        froms.extend(own.map(|named| named.at(self.source.place(named.name.span))));
         Ok(froms)
     }
 
@@ -272,8 +293,9 @@ impl Lowering<'_> {
         }
         let stages = &self.source.tree.stages;
         if let Some((found, _)) = self.source.tree.stage(name) {
-            let what = if found == index { "copies from itself" } else { "copies from a later stage" };
-            return Err(Error::input(format!("stage `{}` {what}, `{name}`", self.stage_label(index)))
+            let whom = if found == index { "itself" } else { "a later stage" };
+            let (label, verb) = (self.stage_label(index), from.verb);
+            return Err(Error::input(format!("stage `{label}` {verb} from {whom}, `{name}`"))
                 .at(Some(from.place.clone()))
                 .hint("a stage can only use the stages above it"));
         }
@@ -337,11 +359,12 @@ impl Lowering<'_> {
 }
 
 /// Returns the names that an instruction takes files from.
-fn taken_from(statement: &Statement) -> Vec<(&Spanned<String>, Numbers)> {
-    match &statement.instruction {
-        Instruction::Copy(copy) => copy.from.iter().map(|from| (from, Numbers::AreStages)).collect(),
-        _ => Vec::new(),
-    }
+fn named(statement: &Statement) -> impl Iterator<Item = Named<'_>> {
+    let copied = match &statement.instruction {
+        Instruction::Copy(copy) => copy.from.as_ref(),
+        _ => None,
+    };
+    copied.map(Named::copy).into_iter().chain(super::mounts::names(statement))
 }
 
 fn parse_trigger(text: &str, place: &Place) -> Result<Statement> {

@@ -6,9 +6,11 @@ use kiln_dockerfile::Statement;
 use kiln_dockerfile::instruction::{Network as Asked, Run, RunScript, Security};
 
 use super::lower::{DEFAULT_PATH, Lowering};
+use super::mounts::not_allowed;
 use super::stage::{StageState, hidden_proxies, unsupported};
 use crate::error::{Place, Result};
 use crate::graph::{ExecOp, Network, Op};
+use crate::request::Entitlement;
 
 /// Where the scripts of heredocs lie while they run.
 const SCRIPTS: &str = "/dev/pipes";
@@ -22,17 +24,20 @@ pub(super) fn run(
     state: &mut StageState,
     statement: &Statement,
     run: &Run,
+    index: usize,
     place: &Place,
 ) -> Result<()> {
-    if let Some(mount) = run.mounts.first() {
-        return Err(unsupported("RUN --mount", &lowering.source.place(mount.span)));
-    }
     if let Some(device) = run.devices.first() {
         return Err(unsupported("RUN --device", &lowering.source.place(device.span)));
     }
-    if let Some(security) = run.security.as_ref().filter(|s| s.value == Security::Insecure) {
-        return Err(unsupported("RUN --security=insecure", &lowering.source.place(security.span)));
+    let insecure = run.security.as_ref().filter(|s| s.value == Security::Insecure);
+    if let Some(security) = insecure
+        && !lowering.request.allow.contains(&Entitlement::SecurityInsecure)
+    {
+        let place = lowering.source.place(security.span);
+        return Err(not_allowed("RUN --security=insecure", "security.insecure", place));
     }
+    let mounts = super::mounts::lower(lowering, state, run, index)?;
     let network = match run.network.as_ref().map(|n| n.value) {
         Some(Asked::None) => Network::None,
         Some(Asked::Default | Asked::Host) | None => Network::Host,
@@ -57,6 +62,7 @@ pub(super) fn run(
     if state.vars.get("PATH").is_none() {
         env.push(("PATH".to_owned(), DEFAULT_PATH.to_owned()));
     }
+    env.extend(mounts.env);
     let cwd = match state.config.config.working_dir.as_str() {
         "" => "/".to_owned(),
         dir => dir.to_owned(),
@@ -66,7 +72,10 @@ pub(super) fn run(
     let user = state.config.config.user.clone();
     let hostname = lowering.request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME");
     let hostname = hostname.filter(|h| !h.is_empty()).map_or(HOSTNAME, String::as_str).to_owned();
-    let op = Op::Exec(ExecOp { args, env, hidden_env, cwd, user, hostname, network, scripts });
+    let insecure = insecure.is_some();
+    let mounts = mounts.mounts;
+    let op =
+        Op::Exec(ExecOp { args, env, hidden_env, cwd, user, hostname, network, scripts, mounts, insecure });
     state.step(lowering, op, statement, history, place);
     Ok(())
 }

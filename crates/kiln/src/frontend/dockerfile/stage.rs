@@ -192,7 +192,7 @@ pub(super) fn instruction(
     place: &Place,
 ) -> Result<()> {
     let history = match &statement.instruction {
-        Instruction::Run(run) => return super::run::run(lowering, state, statement, run, place),
+        Instruction::Run(run) => return super::run::run(lowering, state, statement, run, index, place),
         Instruction::Copy(copy) => return super::files::copy(lowering, state, statement, copy, index, place),
         Instruction::Add(add) => return super::files::add(lowering, state, statement, add, place),
         Instruction::Workdir(workdir) => {

@@ -1,0 +1,125 @@
+//! Through the instructions of the stages, in order, with the variables that each of them sees.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use super::graph::Base;
+use super::{Linter, command, copy, layers, variables};
+use crate::instruction::Instruction;
+use crate::parser::{Stage, Statement};
+
+/// A stage at one of its instructions.
+#[derive(Debug, Clone, Default)]
+pub(super) struct State {
+    /// The variables that are set; shared with the stages that start from this one.
+    pub(super) vars: Rc<BTreeMap<String, String>>,
+    /// The names that ARG declares, also those without a value.
+    pub(super) declared: Rc<BTreeSet<String>>,
+    /// The names whose declaration is proposed already.
+    pub(super) proposed: BTreeSet<String>,
+    /// Whether the base may set variables that nobody knows.
+    pub(super) open: bool,
+    /// The name of the base that nothing is known of.
+    pub(super) base: Option<Rc<str>>,
+    /// The working directory, where it is known.
+    pub(super) workdir: Option<String>,
+    /// Whether this file sets the working directory.
+    pub(super) workdir_set: bool,
+    /// Whether SHELL, of this file or of the base, names the shell.
+    pub(super) has_shell: bool,
+    /// What earlier instructions of this file put into the image.
+    pub(super) made: layers::Made,
+}
+
+pub(super) fn check(linter: &mut Linter<'_>) {
+    let tree = linter.file.tree;
+    // Only a stage that another one starts from is kept.
+    let mut parents: BTreeMap<usize, usize> = BTreeMap::new();
+    for base in &linter.graph.bases {
+        if let Base::Stage(parent) = base {
+            *parents.entry(*parent).or_default() += 1;
+        }
+    }
+    let mut done: BTreeMap<usize, State> = BTreeMap::new();
+    for (index, stage) in tree.stages.iter().enumerate() {
+        if !linter.graph.is_needed(index) {
+            continue;
+        }
+        let state = start(linter, index, stage, &done);
+        let state = walk(linter, index, stage, state);
+        if parents.contains_key(&index) {
+            done.insert(index, state);
+        }
+    }
+}
+
+/// The state that a stage begins with.
+fn start(linter: &Linter<'_>, index: usize, stage: &Stage, done: &BTreeMap<usize, State>) -> State {
+    let base = linter.graph.bases.get(index);
+    if let Some(Base::Stage(parent)) = base
+        && let Some(parent) = done.get(parent)
+    {
+        return parent.clone();
+    }
+    let mut vars = BTreeMap::new();
+    let mut state = State::default();
+    match (base, linter.input.bases.get(&index)) {
+        (Some(Base::Scratch), _) => state.workdir = Some("/".to_owned()),
+        (_, Some(facts)) => {
+            vars.extend(facts.env.iter().cloned());
+            state.workdir = Some(if facts.workdir.is_empty() { "/" } else { &facts.workdir }.to_owned());
+            state.has_shell = facts.has_shell;
+        }
+        (_, None) => {
+            state.open = true;
+            state.base = Some(stage.from.instruction.image.value.as_str().into());
+        }
+    }
+    vars.entry("PATH".to_owned()).or_default();
+    state.vars = Rc::new(vars);
+    state
+}
+
+fn walk(linter: &mut Linter<'_>, index: usize, stage: &Stage, mut state: State) -> State {
+    let mut once = command::Once::default();
+    for statement in &stage.instructions {
+        visit(linter, index, stage, statement, &mut state, &mut once);
+    }
+    state
+}
+
+fn visit(
+    linter: &mut Linter<'_>,
+    index: usize,
+    stage: &Stage,
+    statement: &Statement,
+    state: &mut State,
+    once: &mut command::Once,
+) {
+    let mut words = variables::Words::new(linter, stage, statement, state);
+    match &statement.instruction {
+        Instruction::Arg(arg) => variables::arg(&mut words, arg),
+        Instruction::Env(env) => variables::env(&mut words, env),
+        Instruction::Label(label) => variables::label(&mut words, label),
+        Instruction::Copy(copy) => copy::copy(&mut words, copy),
+        Instruction::Add(add) => copy::add(&mut words, add),
+        Instruction::Run(run) => {
+            variables::run(&mut words, run);
+            layers::run(linter, index, statement, run, state);
+        }
+        Instruction::Expose(expose) => command::expose(&mut words, expose),
+        Instruction::Workdir(workdir) => command::workdir(&mut words, workdir),
+        Instruction::User(user) => drop(words.word(&user.user)),
+        Instruction::StopSignal(stop) => drop(words.word(&stop.signal)),
+        Instruction::Volume(volume) => volume.paths.iter().for_each(|path| drop(words.word(path))),
+        Instruction::Cmd(cmd) => command::cmd(linter, statement, &cmd.command, state, once),
+        Instruction::Entrypoint(entrypoint) => {
+            command::entrypoint(linter, statement, &entrypoint.command, state, once);
+        }
+        Instruction::Healthcheck(_) => command::healthcheck(linter, statement, once),
+        Instruction::Maintainer(maintainer) => command::maintainer(linter, statement, maintainer),
+        Instruction::Shell(_) => state.has_shell = true,
+        // A trigger is looked at by nobody until a build runs it.
+        Instruction::Onbuild(_) => {}
+    }
+}

@@ -1,0 +1,94 @@
+//! Where the mounts of a command come from: as files, and as a digest for its key.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kiln_dockerfile::ignore::Ignore;
+use kiln_oci::{Digest, Hasher};
+
+use super::Prepared;
+use crate::error::{Error, Place, Result};
+use crate::files::{SourceTree, ViewTree, digest};
+use crate::graph::{CopyFrom, MountSource, VertexId};
+use crate::mounts::{Files, Mounted, select};
+use crate::rootfs::Rootfs;
+
+/// Returns what stands for the files of `source`: the content of a context's, the key of a step's.
+///
+/// # Errors
+/// When a file of a context does not exist or cannot be read.
+pub(super) fn source_digest(
+    source: &MountSource,
+    place: Option<&Place>,
+    keys: &[Digest],
+    contexts: &BTreeMap<String, SourceTree>,
+) -> Result<Digest> {
+    let mut hasher = Hasher::new();
+    match &source.from {
+        CopyFrom::Vertex(id) => {
+            let key = keys.get(*id).ok_or_else(|| Error::internal("a mount comes before its source"))?;
+            hasher.field(b"from");
+            hasher.field(key.as_str().as_bytes());
+            hasher.field(source.path.as_bytes());
+        }
+        CopyFrom::Context(name) => {
+            hasher.field(b"context");
+            let selected = select(context(name, place, contexts)?, source, place)?;
+            digest(&selected, &Arc::new(Ignore::parse("").0), &mut hasher)?;
+        }
+    }
+    Ok(hasher.finish())
+}
+
+fn context<'a>(
+    name: &str,
+    place: Option<&Place>,
+    contexts: &'a BTreeMap<String, SourceTree>,
+) -> Result<&'a SourceTree> {
+    contexts.get(name).ok_or_else(|| {
+        let error = match name {
+            "" => Error::input("the mount needs a build context, and this build has only a Dockerfile").hint(
+                "give a directory or a tar archive as the context, or say with `from=` where the files are",
+            ),
+            name => Error::input(format!("there is no context called `{name}`")),
+        };
+        error.at(place.cloned())
+    })
+}
+
+impl Prepared<'_> {
+    /// Makes the mounts of a command, whose inputs are `states`.
+    pub(super) fn mounts(
+        &self,
+        mounts: &[crate::graph::Mount],
+        states: &BTreeMap<VertexId, Arc<Rootfs>>,
+    ) -> Result<Mounted> {
+        let open = |source: &MountSource, place: Option<&Place>| self.mounted_files(source, place, states);
+        let seeds = |source: &MountSource, place: Option<&Place>| {
+            source_digest(source, place, &self.keys.states, &self.contexts)
+        };
+        crate::mounts::prepare(self.engine, mounts, &open, &seeds)
+    }
+
+    fn mounted_files(
+        &self,
+        source: &MountSource,
+        place: Option<&Place>,
+        states: &BTreeMap<VertexId, Arc<Rootfs>>,
+    ) -> Result<Files> {
+        let id = match &source.from {
+            CopyFrom::Vertex(id) => *id,
+            CopyFrom::Context(name) => {
+                let tree = context(name, place, &self.contexts)?.clone();
+                return Ok(Files { tree, layers: None });
+            }
+        };
+        let rootfs = states.get(&id).ok_or_else(|| Error::internal("a mount came before its source"))?;
+        let dirs = self.engine.all_files(&rootfs.layers)?;
+        let layers = Arc::new(ViewTree::new(dirs, self.engine.ids())?);
+        let what = format!("`{}`", self.plan.vertices[id].meta.title);
+        let tree =
+            SourceTree { tree: Arc::<ViewTree>::clone(&layers), ignore: None, ignore_file: None, what };
+        Ok(Files { tree, layers: Some(layers) })
+    }
+}

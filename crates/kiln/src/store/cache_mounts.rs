@@ -1,0 +1,250 @@
+//! Directories that commands keep from build to build: `RUN --mount=type=cache`.
+//!
+//! A cache is found by its [`CacheIdentity`], whose digest is its folder, so that an id may be any text. Whoever
+//! uses one holds a lock on it until the command has ended: shared, so that others may use it too, or alone.
+
+use std::fs::{self, File, Metadata, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use kiln_oci::Digest;
+use serde::{Deserialize, Serialize};
+
+use super::{Store, open_lock};
+use crate::error::{Error, FileContext as _, Result};
+
+/// The folder of the store.
+const FOLDER: &str = "cache-mounts";
+/// How often a command that waits for a cache looks again, as in BuildKit.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// How commands share a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sharing {
+    /// Any number at the same time.
+    #[default]
+    Shared,
+    /// A second command gets a cache of its own.
+    Private,
+    /// A second command waits.
+    Locked,
+}
+
+/// What tells one cache from another: the id, and what an empty one would look like.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheIdentity {
+    /// The id as the Dockerfile has it.
+    pub id: String,
+    /// The namespace of the build; mostly empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    /// Digest of what a new cache starts with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<Digest>,
+    /// Mode, owner and group of a new cache, where they are given.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub owner: (Option<u32>, Option<u32>, Option<u32>),
+}
+
+fn is_usual(owner: &(Option<u32>, Option<u32>, Option<u32>)) -> bool {
+    *owner == (None, None, None)
+}
+
+impl CacheIdentity {
+    /// Returns the name of the cache's folder.
+    ///
+    /// # Errors
+    /// Never in practice: plain data can be written as JSON.
+    pub fn key(&self) -> Result<String> {
+        Ok(Digest::sha256(&self.json()?).hex().to_owned())
+    }
+
+    fn json(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(|e| Error::internal("cannot write the name of a cache").because(e))
+    }
+}
+
+/// A cache in the hands of one command; given back when dropped.
+#[derive(Debug)]
+pub struct Claim {
+    dir: PathBuf,
+    _lock: File,
+}
+
+impl Claim {
+    /// Returns the directory to mount, made by `make` where the cache is new; it may move its result there.
+    ///
+    /// # Errors
+    /// When `make` fails.
+    pub fn fs(&self, store: &Store, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        let dir = self.dir.join("fs");
+        // Others may hold the same cache, so this needs a lock of its own.
+        let _making = (!dir.exists()).then(|| store.lock(FOLDER)).transpose()?;
+        if !dir.exists() {
+            make(&dir)?;
+        }
+        Ok(dir)
+    }
+
+    /// Puts `content` in place of what the cache holds.
+    ///
+    /// # Errors
+    /// When a directory cannot be moved.
+    pub fn replace(&self, store: &Store, content: &Path) -> Result<()> {
+        let dir = self.dir.join("fs");
+        if dir.exists() {
+            let old = store.tmp_path();
+            fs::rename(&dir, &old).on("move", &dir)?;
+        }
+        fs::rename(content, &dir).on("move", content)
+    }
+}
+
+/// A cache as it lies in the store.
+#[derive(Debug, Clone)]
+pub struct StoredCache {
+    /// What it is called.
+    pub identity: CacheIdentity,
+    /// How its owners are kept on disk.
+    pub scheme: String,
+    /// The number that tells caches of one identity apart.
+    pub number: u32,
+    /// Its files.
+    pub fs: PathBuf,
+    /// When a command got it last.
+    pub used: SystemTime,
+}
+
+impl StoredCache {
+    /// Returns the bytes that it takes on disk.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        super::prune::disk_use(&self.fs)
+    }
+}
+
+impl Store {
+    fn cache_dir(&self, scheme: &str, key: &str) -> PathBuf {
+        self.root().join(FOLDER).join(scheme).join(key)
+    }
+
+    /// Takes a cache for a command; `wait` is called whenever it is not free, and may give up.
+    ///
+    /// # Errors
+    /// When a file of the store cannot be made, or `wait` gives up.
+    pub fn claim(
+        &self,
+        scheme: &str,
+        identity: &CacheIdentity,
+        sharing: Sharing,
+        wait: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Claim> {
+        let dir = self.cache_dir(scheme, &identity.key()?);
+        fs::create_dir_all(&dir).on("create", &dir)?;
+        let name = dir.join("id.json");
+        if !name.exists() {
+            self.replace(&name, &identity.json()?)?;
+        }
+        let mut number: u32 = 0;
+        loop {
+            let slot = dir.join(number.to_string());
+            if sharing == Sharing::Locked && number > 0 && !slot.exists() {
+                wait()?;
+                std::thread::sleep(AGAIN);
+                number = 0;
+                continue;
+            }
+            if let Some(claim) = take(&slot, sharing)? {
+                return Ok(claim);
+            }
+            number += 1;
+        }
+    }
+
+    /// Takes the first cache of this identity alone; `None` when a command is using it.
+    ///
+    /// # Errors
+    /// When a file of the store cannot be made.
+    pub fn claim_first(&self, scheme: &str, identity: &CacheIdentity) -> Result<Option<Claim>> {
+        let dir = self.cache_dir(scheme, &identity.key()?);
+        fs::create_dir_all(&dir).on("create", &dir)?;
+        self.replace(&dir.join("id.json"), &identity.json()?)?;
+        take(&dir.join("0"), Sharing::Private)
+    }
+
+    /// Returns the caches of the store, by id.
+    ///
+    /// # Errors
+    /// When a folder cannot be listed.
+    pub fn cache_mounts(&self) -> Result<Vec<StoredCache>> {
+        let mut found = Vec::new();
+        for (slot, used) in dirs(self.root())? {
+            let (Some(number), Some(key)) = (name_of(&slot).parse().ok(), slot.parent()) else { continue };
+            let Ok(bytes) = fs::read(key.join("id.json")) else { continue };
+            let Ok(identity) = serde_json::from_slice::<CacheIdentity>(&bytes) else { continue };
+            let fs = slot.join("fs");
+            if !fs.exists() {
+                continue;
+            }
+            let scheme = key.parent().map(name_of).unwrap_or_default();
+            let used = used.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            found.push(StoredCache { identity, scheme, number, fs, used });
+        }
+        found.sort_by(|a, b| (&a.identity, &a.scheme, a.number).cmp(&(&b.identity, &b.scheme, b.number)));
+        Ok(found)
+    }
+
+    /// Takes a cache that exists, alone, so that it is read as a whole; `None` when a command is using it.
+    ///
+    /// # Errors
+    /// When its lock cannot be opened.
+    pub fn claim_stored(&self, cache: &StoredCache) -> Result<Option<Claim>> {
+        let slot = cache.fs.parent().unwrap_or(Path::new("/"));
+        let path = slot.join("lock");
+        let lock = open_lock(&path)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(Claim { dir: slot.to_owned(), _lock: lock })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(e).on("lock", &path),
+        }
+    }
+}
+
+/// Takes the cache in `slot`, making it if it does not exist; `None` when somebody has it.
+fn take(slot: &Path, sharing: Sharing) -> Result<Option<Claim>> {
+    fs::create_dir_all(slot).on("create", slot)?;
+    let path = slot.join("lock");
+    let lock = open_lock(&path)?;
+    let taken = match sharing {
+        Sharing::Shared => lock.try_lock_shared(),
+        Sharing::Private | Sharing::Locked => lock.try_lock(),
+    };
+    match taken {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(e)) => return Err(e).on("lock", &path),
+    }
+    // `kiln prune --older-than` goes by the last use; where times cannot be set, by the first.
+    let _ = lock.set_modified(SystemTime::now());
+    Ok(Some(Claim { dir: slot.to_owned(), _lock: lock }))
+}
+
+/// Returns the folder of every cache, with the attributes of its lock, whose time is that of the last use.
+pub(super) fn dirs(root: &Path) -> Result<Vec<(PathBuf, Metadata)>> {
+    let mut found = Vec::new();
+    for (scheme, _) in super::prune::list(&root.join(FOLDER))? {
+        for (key, _) in super::prune::list(&scheme)? {
+            for (slot, _) in super::prune::list(&key)? {
+                if let Ok(lock) = fs::metadata(slot.join("lock")) {
+                    found.push((slot, lock));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
