@@ -32,7 +32,7 @@ pub struct Diagnostic {
     pub fix: Option<Fix>,
 }
 
-/// A change of the source text that means the same to a build and does not have the fault.
+/// A change of the source text that puts it right as its author surely meant it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fix {
     /// The edits, in order and without overlap; never empty.

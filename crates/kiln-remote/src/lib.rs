@@ -1,6 +1,6 @@
 //! Images that live elsewhere: registries, authentication, transfers, and a registry to test against.
 //!
-//! This crate is the only user of the network. Start at [`Client`] to pull and push, at [`Credentials`] for
+//! Everything that kiln says by HTTP is said here, also to web servers and git servers ([`Client::web`]). Start at [`Client`] to pull and push, at [`Credentials`] for
 //! who the user is, at [`HostsConfig`] for how to reach a registry, and at [`server`] for the embedded
 //! registry. The public face blocks; no asynchronous type leaves the crate. It reads no environment and
 //! decides nothing about builds.
@@ -26,7 +26,7 @@ pub mod server;
 
 pub use client::{
     BlobReader, CancelHandle, Client, ClientConfig, Delivery, Notice, Observer, Retries, Roots, Timeouts,
-    UploadSource, Uploaded,
+    UploadSource, Uploaded, WebAnswer, WebMethod, WebReader, WebRequest,
 };
 pub use credentials::{Credential, Credentials, CredentialsError, HelperEnvironment};
 pub use error::{Asked, Cause, Error, ErrorKind, Fault, Login, TlsFault};

@@ -6,8 +6,10 @@
 
 pub mod base;
 mod env;
+pub mod git;
 mod image;
 pub mod lane;
+pub mod web;
 
 pub use env::{Outcome, Person, TestEnv};
 pub use image::{Image, Listing};

@@ -15,7 +15,10 @@ use crate::context::{self, Context};
 use crate::engine::{Engine, sandbox_error};
 use crate::error::{Error, Result};
 use crate::export::{self, Job, Push};
-use crate::frontend::dockerfile::{Lowered, Pins, Source, checks, lower, notices};
+use crate::fetch;
+use crate::frontend::dockerfile::{
+    EpochSource, Lowered, Pin, Pins, Source, checks, epoch_source, lower, notices,
+};
 use crate::graph::{ImageSpec, Op, Plan};
 use crate::image::{Image, Parts, assemble};
 use crate::pin;
@@ -78,12 +81,15 @@ pub struct Receipt {
 pub fn build(config: &EngineConfig, request: &BuildRequest, sink: &Sink, cancel: &Cancel) -> Result<Receipt> {
     check(request)?;
     let mut engine = engine(config, request, sink, cancel)?;
-    let opened = context::open(request, &engine.store, config.stdin)?;
+    let fetched = fetch::context(&engine, request).map_err(|e| stopped(e, cancel))?;
+    let opened = context::open(request, &engine.store, config.stdin, fetched)?;
     let source = Source::parse(&opened.dockerfile, &opened.text, request)?;
     for notice in notices(request, &source) {
         engine.sink.event(Event::Warning { text: notice.0, place: None });
     }
     let mut pins = Pins::new();
+    let dated = date(&mut engine, request, &source, opened.time, &mut pins)?;
+    let request = dated.as_ref().unwrap_or(request);
     let planned = plan(&engine, request, &source, &mut pins);
     // A finding may be what a failure comes from, so it is shown in any case.
     let checked = checks::warn(request, &source, &pins, &opened.context.ignore, sink);
@@ -174,12 +180,47 @@ pub(crate) fn engine(
             CompressionChoice::Uncompressed => Compression::None,
         },
         workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        epoch: request.source_date_epoch.unwrap_or(DEFAULT_EPOCH),
+        epoch: DEFAULT_EPOCH,
         limits: request.limits,
         resolv_conf: config.resolv_conf.clone(),
         hosts: config.hosts.clone(),
         grants: crate::mounts::read_grants(request)?,
     })
+}
+
+/// Gives the build its time. Where a word stands for it, the request comes back with the number in its place, so that
+/// `ARG SOURCE_DATE_EPOCH` has it too.
+fn date(
+    engine: &mut Engine,
+    request: &BuildRequest,
+    source: &Source,
+    context: Option<i64>,
+    pins: &mut Pins,
+) -> Result<Option<BuildRequest>> {
+    let found = match epoch_source(request, source)? {
+        EpochSource::Unset => return Ok(None),
+        EpochSource::Seconds(seconds) => {
+            engine.epoch = seconds;
+            return Ok(None);
+        }
+        EpochSource::Timeless => None,
+        EpochSource::Context => context,
+        EpochSource::Elsewhere(ask) => {
+            let pin = pin::elsewhere(engine, &ask)?;
+            let time = match &pin {
+                Pin::Http(file) => file.last_modified,
+                Pin::Git(commit) => Some(fetch::git::tree(engine, commit)?.time),
+                Pin::Image(_) | Pin::Directory(_) => None,
+            };
+            pins.insert(ask.key(), pin);
+            time
+        }
+    };
+    engine.epoch = found.unwrap_or(DEFAULT_EPOCH);
+    let mut request = request.clone();
+    let text = found.map(|time| time.to_string()).unwrap_or_default();
+    request.build_args.insert("SOURCE_DATE_EPOCH".to_owned(), text);
+    Ok(Some(request))
 }
 
 /// Lowers the Dockerfile, resolving names until none is missing.

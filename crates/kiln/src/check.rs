@@ -4,7 +4,7 @@
 //! no failure: what depended on it is listed in [`Checked::unchecked`].
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kiln_dockerfile::Diagnostic;
@@ -12,14 +12,15 @@ use kiln_dockerfile::describe::{self, Outline, Target};
 
 use crate::build::{EngineConfig, engine};
 use crate::cancel::Cancel;
-use crate::context;
+use crate::context::{self, Context};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Place, Result};
+use crate::fetch;
 use crate::frontend::dockerfile::checks::Checker;
-use crate::frontend::dockerfile::{Lowered, Pins, Source, Wanted, lower, pin_key};
+use crate::frontend::dockerfile::{Ask, Lowered, Pins, Source, Wanted, lower};
 use crate::pin;
 use crate::progress::Sink;
-use crate::request::BuildRequest;
+use crate::request::{BuildRequest, ContextSource};
 
 pub use crate::frontend::dockerfile::checks::CheckOptions;
 pub use kiln_dockerfile::lint::{Pinning, Scope};
@@ -38,7 +39,7 @@ pub enum Lookup {
 pub struct Checked {
     /// The Dockerfile as builds name it: relative to its context.
     pub file: String,
-    /// Where it lies; absent when it came from standard input.
+    /// Where it lies; absent when it came from standard input or an archive.
     pub path: Option<PathBuf>,
     /// Its text, lossily when it is no UTF-8.
     pub text: Arc<str>,
@@ -83,10 +84,11 @@ pub fn check(
     cancel: &Cancel,
 ) -> Result<Checked> {
     let engine = engine(config, request, sink, cancel)?;
-    let opened = context::open(request, &engine.store, config.stdin)?;
+    let fetched = fetch::context(&engine, request)?;
+    let opened = context::open(request, &engine.store, config.stdin, fetched)?;
     let mut checked = Checked {
         file: opened.dockerfile.clone(),
-        path: opened.path.clone(),
+        path: opened.path.clone().filter(|path| !is_unpacked(request, &opened.context, path)),
         text: String::from_utf8_lossy(&opened.text).into(),
         findings: Vec::new(),
         strict: false,
@@ -130,6 +132,12 @@ pub fn check(
     Ok(checked)
 }
 
+/// Tells whether a file is a copy that kiln made of an archive.
+fn is_unpacked(request: &BuildRequest, context: &Context, path: &Path) -> bool {
+    let unpacked = !matches!(request.context, ContextSource::Directory(_));
+    unpacked && context.dir.as_ref().is_some_and(|dir| path.starts_with(dir))
+}
+
 /// Resolves names as far as that is possible.
 struct Resolver<'a> {
     engine: &'a Engine,
@@ -147,12 +155,14 @@ impl Resolver<'_> {
             match lower(self.request, source, &self.pins) {
                 Ok(Lowered::Plan(_)) => return Ok(None),
                 Err(error) => return Ok(Some(error)),
-                Ok(Lowered::Wanted(wanted)) => {
+                Ok(Lowered::Wanted(mut wanted)) => {
+                    // A check looks at base images and downloads nothing.
+                    wanted.retain(|wanted| matches!(wanted.ask, Ask::Name));
                     let number = wanted.len();
                     let before = self.pins.len();
                     let errors = self.resolve(wanted);
                     self.engine.cancel.check()?;
-                    if !errors.is_empty() || self.pins.len() < before + number {
+                    if number == 0 || !errors.is_empty() || self.pins.len() < before + number {
                         return Ok(errors.into_iter().next());
                     }
                 }
@@ -163,12 +173,12 @@ impl Resolver<'_> {
     /// Resolves names side by side and returns the failures that are the file's own fault.
     fn resolve(&mut self, wanted: Vec<Wanted>) -> Vec<Error> {
         let known = |wanted: &Wanted| {
-            let key = pin_key(&wanted.name, &wanted.platform);
+            let key = wanted.key();
             self.pins.contains_key(&key) || self.failed.contains_key(&key)
         };
         let mut new: BTreeMap<_, Wanted> = BTreeMap::new();
         for wanted in wanted.into_iter().filter(|wanted| !known(wanted)) {
-            new.insert(pin_key(&wanted.name, &wanted.platform), wanted);
+            new.insert(wanted.key(), wanted);
         }
         if self.lookup == Lookup::Offline {
             self.failed.extend(new.into_keys().map(|key| (key, "registries were not asked".to_owned())));
@@ -199,7 +209,7 @@ impl Resolver<'_> {
     }
 
     fn reason(&self, wanted: &Wanted) -> String {
-        let key = pin_key(&wanted.name, &wanted.platform);
+        let key = wanted.key();
         self.failed.get(&key).cloned().unwrap_or_else(|| "it is no image".to_owned())
     }
 }

@@ -3,6 +3,8 @@
 //! A directory is used where it lies. An archive, from a file or from standard input, is unpacked into the
 //! store's temporary folder first, through the same reader that refuses hostile layers.
 
+mod remote;
+
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -27,6 +29,33 @@ pub(crate) struct Context {
     pub(crate) ignore: Ignore,
     /// Name of the ignore file, for messages.
     pub(crate) ignore_file: Option<String>,
+    /// The time of all of its files; absent is that of the build.
+    pub(crate) time: Option<i64>,
+}
+
+/// A build context that was fetched. No ignore file applies to it, and nothing in it leads out of it.
+#[derive(Debug)]
+pub(crate) enum Fetched {
+    /// Files.
+    Directory {
+        /// Where they are.
+        dir: PathBuf,
+        /// What the user called it.
+        name: String,
+        /// The time that it has, and whether its files have it too.
+        time: Option<i64>,
+        /// Whether files have that time.
+        stamped: bool,
+    },
+    /// A tar file or a Dockerfile.
+    File {
+        /// The file.
+        file: File,
+        /// What the user called it.
+        name: String,
+        /// The time that it has.
+        time: Option<i64>,
+    },
 }
 
 /// A context together with the Dockerfile that it is built by.
@@ -40,6 +69,8 @@ pub(crate) struct Opened {
     pub(crate) text: Vec<u8>,
     /// Where it lies; absent when it came from standard input.
     pub(crate) path: Option<PathBuf>,
+    /// The time that the context has: of the commit, of the file, of an archive's newest member.
+    pub(crate) time: Option<i64>,
 }
 
 /// A Dockerfile larger than this is refused: it is meant to be something else.
@@ -53,7 +84,11 @@ pub(crate) fn open(
     request: &BuildRequest,
     store: &Store,
     stdin: fn() -> Box<dyn Read + Send>,
+    fetched: Option<Fetched>,
 ) -> Result<Opened> {
+    if let Some(fetched) = fetched {
+        return remote::open(fetched, request, store, stdin);
+    }
     if request.context == ContextSource::Stdin && request.dockerfile == DockerfileSource::Stdin {
         return Err(Error::input("context and Dockerfile cannot both come from standard input")
             .hint("give one of them as a file"));
@@ -85,6 +120,9 @@ pub(crate) fn open(
             }
         }
         ContextSource::Empty => (None, "empty".to_owned()),
+        ContextSource::Git(_) | ContextSource::Http(_) => {
+            return Err(Error::internal("a build context was not fetched"));
+        }
     };
     let (dockerfile, text, path) = match (piped, &request.dockerfile) {
         (Some(text), DockerfileSource::Default) => ("Dockerfile".to_owned(), text, None),
@@ -103,8 +141,10 @@ pub(crate) fn open(
             (shown.clone(), read_limited(Box::new(file), &shown)?, Some(path))
         }
     };
+    let archive = matches!(request.context, ContextSource::Archive(_) | ContextSource::Stdin);
+    let time = dir.as_deref().filter(|_| archive).and_then(remote::newest);
     let context = with_ignore(dir, name, path.as_deref())?;
-    Ok(Opened { context, dockerfile, text, path })
+    Ok(Opened { context, dockerfile, text, path, time })
 }
 
 impl Context {
@@ -146,9 +186,9 @@ fn with_ignore(dir: Option<PathBuf>, name: String, dockerfile: Option<&Path>) ->
             };
             return Err(Error::input(fault.message).at(Some(place)));
         }
-        return Ok(Context { dir, name, ignore, ignore_file: Some(shown) });
+        return Ok(Context { dir, name, ignore, ignore_file: Some(shown), time: None });
     }
-    Ok(Context { dir, name, ignore: Ignore::parse("").0, ignore_file: None })
+    Ok(Context { dir, name, ignore: Ignore::parse("").0, ignore_file: None, time: None })
 }
 
 fn find_dockerfile(source: &DockerfileSource, dir: Option<&Path>) -> Result<PathBuf> {

@@ -16,7 +16,7 @@ use kiln_sandbox::Isolation;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::progress::{Event, Sink};
-use crate::request::{ImageLimits, Secret};
+use crate::request::{ImageLimits, Secret, SshAgent};
 use crate::rootfs::{Layer, Origin};
 use crate::snapshot::{Ids, Owner};
 use crate::store::{Growing, Store};
@@ -42,8 +42,8 @@ pub(crate) struct Engine {
 pub(crate) struct Grants {
     /// Secrets by id.
     pub(crate) secrets: BTreeMap<String, Secret>,
-    /// Sockets of SSH agents by id.
-    pub(crate) agents: BTreeMap<String, PathBuf>,
+    /// SSH agents by id.
+    pub(crate) agents: BTreeMap<String, SshAgent>,
 }
 
 /// Owners on disk as the isolation of this build keeps them.

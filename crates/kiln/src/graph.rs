@@ -14,6 +14,7 @@ use serde::Serialize;
 pub use mode::{Changes, Mode};
 pub use mount::{FileOwner, Mount, MountKind, MountSource};
 
+use crate::address::{GitAddress, Url};
 use crate::error::Place;
 use crate::rootfs::Origin;
 
@@ -135,6 +136,38 @@ pub enum CopyFrom {
     Context(String),
     /// Another root file system.
     Vertex(VertexId),
+    /// A file of a web server.
+    Http(Box<HttpFile>),
+    /// Files of a commit.
+    Git(Box<GitCommit>),
+}
+
+/// A file of a web server, which the store has as a blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpFile {
+    /// Where it came from.
+    pub url: Url,
+    /// Digest of its content.
+    pub digest: Digest,
+    /// Its size.
+    pub size: u64,
+    /// When the server says that it was changed last, in seconds since 1970.
+    pub last_modified: Option<i64>,
+}
+
+/// A commit of a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitCommit {
+    /// What the user asked for.
+    pub address: GitAddress,
+    /// The full name of the reference that was found.
+    pub reference: Option<String>,
+    /// Id of what it names: the commit, or an annotated tag.
+    pub object: String,
+    /// Id of the commit.
+    pub commit: String,
+    /// Whether `.git` is among the files.
+    pub keep_git_dir: bool,
 }
 
 /// One change to files.
@@ -275,7 +308,7 @@ impl Plan {
     pub fn inputs(&self, id: VertexId) -> Vec<VertexId> {
         let vertex = |from: &CopyFrom| match from {
             CopyFrom::Vertex(id) => Some(*id),
-            CopyFrom::Context(_) => None,
+            CopyFrom::Context(_) | CopyFrom::Http(_) | CopyFrom::Git(_) => None,
         };
         self.vertices[id].op.sources().into_iter().filter_map(vertex).collect()
     }

@@ -4,6 +4,7 @@
 //! [`progress::Event`]s and returns values. Start at [`build()`]. Which room may import which is in ARCHITECTURE.md, and
 //! checked.
 
+pub mod address;
 pub mod build;
 pub mod caches;
 pub mod cancel;
@@ -13,6 +14,7 @@ mod engine;
 pub mod error;
 mod exec;
 mod export;
+mod fetch;
 mod files;
 pub mod frontend;
 pub mod graph;

@@ -9,7 +9,8 @@ use kiln_oci::{Descriptor, Digest, Document, ImageConfig, Index, MediaType, Plat
 use crate::context::Context;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::frontend::dockerfile::{Pin, Pins, Wanted, pin_key};
+use crate::fetch;
+use crate::frontend::dockerfile::{Ask, Pin, Pins, Wanted};
 use crate::graph::BaseImage;
 use crate::request::{BuildRequest, NamedContext};
 use crate::rootfs::Origin;
@@ -35,14 +36,17 @@ pub(crate) fn resolve(
     for result in results {
         let (pin, wanted) = result.map_err(|_| Error::internal("a thread that resolves names panicked"))?;
         let pin = pin.and_then(|p| limited(engine, p)).map_err(|e| {
-            let message = format!("cannot use `{}` as an image", wanted.name);
+            let message = match wanted.ask {
+                Ask::Name => format!("cannot use `{}` as an image", wanted.name),
+                Ask::Http(..) | Ask::Git(..) => format!("cannot add `{}`", wanted.name),
+            };
             let error = e.within(message).at(wanted.place.clone());
             match &wanted.similar {
                 Some(stage) => error.hint(format!("did you mean the stage `{stage}`?")),
                 None => error,
             }
         })?;
-        pins.insert(pin_key(&wanted.name, &wanted.platform), pin);
+        pins.insert(wanted.key(), pin);
     }
     Ok(())
 }
@@ -59,7 +63,23 @@ fn limited(engine: &Engine, pin: Pin) -> Result<Pin> {
     }
 }
 
+/// Resolves what lies elsewhere.
+pub(crate) fn elsewhere(engine: &Engine, ask: &Ask) -> Result<Pin> {
+    match ask {
+        Ask::Http(url, checksum) => {
+            fetch::http::file(engine, url, checksum.as_ref()).map(|file| Pin::Http(Box::new(file)))
+        }
+        Ask::Git(address, keep) => {
+            fetch::git::resolve(engine, address, *keep).map(|commit| Pin::Git(Box::new(commit)))
+        }
+        Ask::Name => Err(Error::internal("a name is nowhere else")),
+    }
+}
+
 fn one(engine: &Engine, request: &BuildRequest, wanted: &Wanted) -> Result<Pin> {
+    if !matches!(wanted.ask, Ask::Name) {
+        return elsewhere(engine, &wanted.ask);
+    }
     let named = request.context_named(&wanted.name, &wanted.platform);
     match named.and_then(|key| request.named_contexts.get(key)) {
         Some(NamedContext::Directory(dir)) => {
@@ -72,6 +92,11 @@ fn one(engine: &Engine, request: &BuildRequest, wanted: &Wanted) -> Result<Pin> 
         Some(NamedContext::Image(reference)) => {
             return registry(engine, reference, wanted).map(|b| Pin::Image(Box::new(b)));
         }
+        Some(NamedContext::Git(address)) => {
+            let keep = address.keep_git_dir == Some(true);
+            return elsewhere(engine, &Ask::Git(address.clone(), keep));
+        }
+        Some(NamedContext::Http(url)) => return elsewhere(engine, &Ask::Http(url.clone(), None)),
         None => {}
     }
     let reference: Reference =

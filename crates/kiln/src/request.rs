@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use kiln_oci::{Platform, Reference};
 use serde::Serialize;
 
-pub use secret::{Entitlement, Secret, SecretSource};
+use crate::address::{GitAddress, Url};
+pub use secret::{Entitlement, Secret, SecretSource, SshAgent};
 
 /// One build.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -44,8 +45,8 @@ pub struct BuildRequest {
     pub no_cache_stages: Vec<String>,
     /// Whether base images are looked up in their registry although a local image has the name.
     pub pull: bool,
-    /// Seconds since 1970 that times in the image are cut to.
-    pub source_date_epoch: Option<i64>,
+    /// What times in the image are cut to.
+    pub source_date_epoch: Option<EpochChoice>,
     /// Isolation asked for RUN.
     pub isolation: IsolationChoice,
     /// What a base image may at most be.
@@ -56,8 +57,8 @@ pub struct BuildRequest {
     pub proxy_args: BTreeMap<String, String>,
     /// Secrets that a RUN may ask for, by id.
     pub secrets: BTreeMap<String, SecretSource>,
-    /// Sockets of SSH agents that a RUN may ask for, by id.
-    pub ssh: BTreeMap<String, PathBuf>,
+    /// SSH agents that a RUN may ask for, by id.
+    pub ssh: BTreeMap<String, SshAgent>,
     /// What a RUN may do beyond the usual.
     pub allow: BTreeSet<Entitlement>,
 }
@@ -76,6 +77,16 @@ impl BuildRequest {
     }
 }
 
+/// Which time an image gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EpochChoice {
+    /// Seconds since 1970.
+    Seconds(i64),
+    /// The time of `context`, or of a context or stage of that name.
+    Of(String),
+}
+
 /// Where the build context comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -86,6 +97,10 @@ pub enum ContextSource {
     Archive(PathBuf),
     /// Standard input: a tar stream, or a Dockerfile when it is no archive.
     Stdin,
+    /// A commit of a git repository.
+    Git(Box<GitAddress>),
+    /// A tar file of a web server, or a Dockerfile when it is no archive.
+    Http(Url),
     /// No files at all.
     Empty,
 }
@@ -110,6 +125,10 @@ pub enum NamedContext {
     Directory(PathBuf),
     /// An image in a registry.
     Image(Reference),
+    /// A commit of a git repository.
+    Git(Box<GitAddress>),
+    /// A file of a web server, called `context`.
+    Http(Url),
     /// An image in an OCI layout directory, by tag or digest, or the only one.
     OciLayout {
         /// The layout directory.

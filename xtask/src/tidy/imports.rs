@@ -14,16 +14,19 @@ struct Allowed {
 }
 
 const NETWORK: [&str; 4] = ["tokio", "hyper", "reqwest", "ureq"];
+/// The parts of gitoxide: whoever uses one of them speaks of commits, not of builds.
+const GIT: &str = "gix";
 const TERMINAL: [&str; 3] = ["clap", "indicatif", "annotate-snippets"];
 
-const TABLE: [Allowed; 9] = [
+const TABLE: [Allowed; 10] = [
     Allowed { name: "kiln-oci", ours: &[], tests: &[], never: &["rustix", "libc"] },
     Allowed { name: "kiln-dockerfile", ours: &[], tests: &[], never: &["serde_json", "rustix", "libc"] },
     Allowed { name: "kiln-remote", ours: &["kiln-oci"], tests: &[], never: &["rustix", "libc"] },
+    Allowed { name: "kiln-git", ours: &[], tests: &[], never: &["rustix", "libc", "rustls"] },
     Allowed { name: "kiln-sandbox", ours: &[], tests: &[], never: &[] },
     Allowed {
         name: "kiln",
-        ours: &["kiln-oci", "kiln-dockerfile", "kiln-remote", "kiln-sandbox"],
+        ours: &["kiln-oci", "kiln-dockerfile", "kiln-remote", "kiln-git", "kiln-sandbox"],
         tests: &["kiln-testkit"],
         never: &["libc"],
     },
@@ -59,7 +62,8 @@ fn manifest(file: &SourceFile) -> Vec<Finding> {
         }
         let network = name != "kiln-remote" && NETWORK.contains(&used);
         let terminal = name != "kiln-cli" && TERMINAL.contains(&used);
-        if network || terminal || allowed.never.contains(&used) {
+        let git = name != "kiln-git" && used.split('-').next() == Some(GIT);
+        if network || terminal || git || allowed.never.contains(&used) {
             found.push(Finding::new(&place, format!("`{used}` is not the business of `{name}`")));
         }
     }
@@ -117,6 +121,7 @@ mod tests {
             &["may not use `kiln-testkit`"],
         );
         check("name = \"kiln\"\n[dependencies]\ntokio = \"1\"\nclap = \"4\"\n", &["`tokio`", "`clap`"]);
+        check("name = \"kiln\"\n[dependencies]\ngix-pack = \"1\"\n", &["`gix-pack` is not the business"]);
         check("name = \"kiln-extra\"\n", &["not in the table"]);
     }
 }

@@ -8,9 +8,10 @@ const ENGINE: &str = "crates/kiln/src/";
 /// The rooms in the order in which data flows: a room may use those above it.
 ///
 /// The order is kept here because rustfmt sorts the list of modules in `lib.rs` by name.
-const ROOMS: [&str; 21] = [
-    "error", "progress", "cancel", "request", "store", "snapshot", "rootfs", "graph", "frontend", "context",
-    "engine", "files", "mounts", "exec", "pin", "solve", "image", "export", "caches", "build", "check",
+const ROOMS: [&str; 23] = [
+    "error", "progress", "cancel", "address", "request", "store", "snapshot", "rootfs", "graph", "frontend",
+    "context", "engine", "fetch", "files", "mounts", "exec", "pin", "solve", "image", "export", "caches",
+    "build", "check",
 ];
 
 pub(super) fn check(sources: &[SourceFile]) -> Vec<Finding> {

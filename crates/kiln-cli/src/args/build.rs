@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use kiln::oci::{Platform, Reference};
-use kiln::request::{Entitlement, NamedContext};
+use kiln::request::{Entitlement, EpochChoice, NamedContext};
 
 use super::StoreArgs;
 use crate::value::{
@@ -25,10 +25,12 @@ Examples:
   kiln build -o type=oci,dest=app.tar --platform linux/arm64 .
   kiln build --secret id=npmrc,src=$HOME/.npmrc --ssh default .
   kiln build --target test -o ./results .
+  kiln build -t app https://git.example/app.git#main
   kiln build -f - . < other.Dockerfile"
 )]
 pub(crate) struct BuildArgs {
-    /// Directory of the build context, a tar file, or `-` for a tar or a Dockerfile on standard input
+    /// Directory of the build context, a tar file, or `-` for a tar or a Dockerfile on standard input; a git repository
+    /// (https://HOST/NAME.git[#REFERENCE[:DIRECTORY]]), or the web address of a tar or a Dockerfile
     #[arg(value_name = "CONTEXT")]
     pub(crate) context: PathBuf,
 
@@ -41,8 +43,8 @@ pub(crate) struct BuildArgs {
     /// Value for ARG; NAME alone takes it from the environment
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = value::build_arg, help_heading = "Input")]
     pub(crate) build_arg: Vec<BuildArg>,
-    /// Other files or another base image under a name: a directory, docker-image://REFERENCE or
-    /// oci-layout://PATH[:TAG]; NAME::OS/ARCH is for that platform only
+    /// Other files or another base image under a name: a directory, a git repository, a web address,
+    /// docker-image://REFERENCE or oci-layout://PATH[:TAG]; NAME::OS/ARCH is for that platform only
     #[arg(long, value_name = "NAME=SOURCE", value_parser = value::build_context, help_heading = "Input")]
     pub(crate) build_context: Vec<(String, NamedContext)>,
     /// Platform of the image [default: that of this machine]
@@ -52,7 +54,7 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "id=NAME[,src=FILE|,env=VARIABLE]", value_parser = value::secret, help_heading = "Input")]
     pub(crate) secret: Vec<SecretSpec>,
     /// SSH agent for `RUN --mount=type=ssh` [default socket: that in $SSH_AUTH_SOCK]
-    #[arg(long, value_name = "default|ID[=SOCKET]", value_parser = value::ssh, help_heading = "Input")]
+    #[arg(long, value_name = "default|ID[=SOCKET[,raw]]", value_parser = value::ssh, help_heading = "Input")]
     pub(crate) ssh: Vec<SshSpec>,
     /// Look base images up in their registry although the store has them
     #[arg(long, help_heading = "Input")]
@@ -73,9 +75,11 @@ pub(crate) struct BuildArgs {
     /// Level of the compression: 1 to 9 for gzip, 1 to 22 for zstd
     #[arg(long, value_name = "LEVEL", help_heading = "Image")]
     pub(crate) compression_level: Option<u8>,
-    /// Cut times in the image to this many seconds since 1970, for images that are equal bit by bit
-    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, help_heading = "Image")]
-    pub(crate) source_date_epoch: Option<i64>,
+    /// Cut times in the image to this many seconds since 1970, for images that are equal bit by bit; or to the time
+    /// of `context`, or of the context or stage of that name
+    #[arg(long, value_name = "SECONDS", value_parser = value::epoch, allow_negative_numbers = true)]
+    #[arg(help_heading = "Image")]
+    pub(crate) source_date_epoch: Option<EpochChoice>,
 
     /// What becomes of the image: type=oci|docker|tar|local with dest=PATH, type=image|registry, or a
     /// directory for the files of the image

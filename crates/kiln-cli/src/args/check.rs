@@ -20,6 +20,7 @@ images, only manifests and configs are fetched.
 Examples:
   kiln check
   kiln check --fix .
+  kiln check --explain UndefinedVar
   kiln check --offline -f app.Dockerfile .
   kiln check --format sarif . > check.sarif"
 )]
@@ -50,6 +51,9 @@ pub(crate) struct CheckArgs {
     /// Change the Dockerfile where that needs no thought, and print what is left
     #[arg(long, help_heading = "Output")]
     pub(crate) fix: bool,
+    /// Print what a rule is about, and nothing else
+    #[arg(long, value_name = "RULE", help_heading = "Rules", conflicts_with_all = ["fix", "format"])]
+    pub(crate) explain: Option<String>,
     /// Find base images that are not named by digest too
     #[arg(long, help_heading = "Rules")]
     pub(crate) locked: bool,

@@ -2,6 +2,7 @@
 
 mod buildkit;
 mod json;
+mod page;
 mod people;
 mod sarif;
 
@@ -12,6 +13,7 @@ use kiln::dockerfile::{Location, SourceMap};
 
 pub(crate) use buildkit::{lint, outline, outline_table, targets, targets_table};
 pub(crate) use json::json;
+pub(crate) use page::entry;
 pub(crate) use people::{people, summary};
 pub(crate) use sarif::sarif;
 

@@ -1,5 +1,7 @@
 //! Findings as people read them: an excerpt of the file with the place marked, and what to write instead.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use annotate_snippets::renderer::DEFAULT_TERM_WIDTH;
 use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
 use kiln::dockerfile::{Diagnostic, Edit, Fix};
@@ -88,11 +90,13 @@ pub(crate) fn summary(page: &Page<'_>, fixed: usize) -> String {
     if fixed > 0 {
         lines.push(format!("{} fixed in {}", count(fixed, "finding"), page.file));
     }
-    let mut said = std::collections::BTreeSet::new();
+    let mut rules: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
     for left in &page.checked.unchecked {
-        if said.insert((left.rule, &left.image)) {
-            lines.push(format!("note: {} was not checked for `{}`: {}", left.rule, left.image, left.reason));
-        }
+        rules.entry((&left.image, &left.reason)).or_default().insert(left.rule);
+    }
+    for ((image, reason), rules) in rules {
+        let rules: Vec<&str> = rules.into_iter().collect();
+        lines.push(format!("note: not checked for `{image}`, because {reason}: {}", rules.join(", ")));
     }
     let (findings, errors) = (page.checked.findings.len(), page.checked.errors.len());
     let fixable = page.checked.findings.iter().filter(|finding| finding.fix.is_some()).count();

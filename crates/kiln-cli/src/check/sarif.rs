@@ -52,17 +52,23 @@ pub(crate) fn sarif(page: &Page<'_>) -> Value {
 }
 
 fn rule(rule: &Rule) -> Value {
+    let entry = super::entry(rule.name).unwrap_or(rule.summary);
     let mut value = json!({
         "id": rule.name,
         "name": rule.name,
         "shortDescription": { "text": format!("{}.", rule.summary) },
-        "help": { "text": format!("See `{}` in docs/checks.md.", rule.name) },
+        "help": { "text": why(entry), "markdown": entry },
         "defaultConfiguration": { "level": "warning", "enabled": !rule.experimental },
     });
     if let Some(url) = rule.url() {
         value["helpUri"] = url.into();
     }
     value
+}
+
+/// The entry of a rule up to its examples.
+fn why(entry: &str) -> &str {
+    entry.split("\nBad:").next().unwrap_or(entry).trim()
 }
 
 fn result(page: &Page<'_>, found: &Diagnostic, numbers: &BTreeMap<&str, usize>, location: &Value) -> Value {

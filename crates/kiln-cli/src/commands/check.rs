@@ -26,6 +26,9 @@ const ROUNDS: usize = 5;
 
 /// Looks for mistakes in a Dockerfile.
 pub(super) fn run(args: &CheckArgs, env: &Env, terminal: Terminal) -> Outcome<Exit> {
+    if let Some(name) = &args.explain {
+        return explain(name);
+    }
     let lookup = if args.offline { Lookup::Offline } else { Lookup::Registries };
     let pinning = if args.locked { Pinning::Digest } else { Pinning::Free };
     let look =
@@ -57,6 +60,22 @@ pub(super) fn run(args: &CheckArgs, env: &Env, terminal: Terminal) -> Outcome<Ex
         say(&check::summary(&page, fixed));
     }
     Ok(exit(&checked))
+}
+
+/// Prints what a rule is about.
+fn explain(name: &str) -> Outcome<Exit> {
+    let rule = lint::rule(name).and_then(|rule| Some((rule, check::entry(rule.name)?)));
+    let Some((rule, entry)) = rule else {
+        let names: Vec<&str> = lint::RULES.iter().map(|rule| rule.name).collect();
+        let hint = match kiln::dockerfile::suggest(name, &names) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("the rules are: {}", names.join(", ")),
+        };
+        return Err(Failure::usage(format!("there is no rule `{name}`"), hint));
+    };
+    let url = rule.url().map(|url| format!("\n\n{url}")).unwrap_or_default();
+    stdout::print(&format!("# {}\n\n{entry}{url}\n", rule.name))?;
+    Ok(Exit::Success)
 }
 
 /// Returns what a build command line asks for in place of a build.
@@ -102,7 +121,7 @@ pub(super) fn call(args: &BuildArgs, call: Call, env: &Env, terminal: Terminal) 
 fn fix(checked: &Checked) -> Outcome<usize> {
     let Some(path) = &checked.path else {
         return Err(Failure::usage(
-            "there is no file to fix: the Dockerfile came from standard input",
+            "there is no file to fix: the Dockerfile came from standard input or an archive",
             "give the Dockerfile as a file",
         ));
     };
@@ -113,7 +132,10 @@ fn fix(checked: &Checked) -> Outcome<usize> {
         return Err(error.because(fault.message.clone()).into());
     }
     if number > 0 {
+        let permissions = std::fs::metadata(path).map(|meta| meta.permissions());
         files::write(path, text.as_bytes())?;
+        // Where they cannot be kept, the file is as readable as other new files.
+        let _ = permissions.and_then(|permissions| std::fs::set_permissions(path, permissions));
     }
     Ok(number)
 }

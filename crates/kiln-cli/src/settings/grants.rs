@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-use kiln::request::{Secret, SecretSource};
+use kiln::request::{Secret, SecretSource, SshAgent};
 
 use crate::env::{self, Env};
 use crate::failure::{Failure, Outcome};
@@ -24,17 +24,17 @@ pub(super) fn secrets(specs: &[SecretSpec], env: &Env) -> BTreeMap<String, Secre
     specs.iter().map(|spec| (spec.id.clone(), source(spec))).collect()
 }
 
-/// Returns the sockets of agents by id; one without a socket has that of the environment.
-pub(super) fn agents(specs: &[SshSpec], env: &Env) -> Outcome<BTreeMap<String, PathBuf>> {
+/// Returns the agents by id; one without a socket has that of the environment.
+pub(super) fn agents(specs: &[SshSpec], env: &Env) -> Outcome<BTreeMap<String, SshAgent>> {
     let mut agents = BTreeMap::new();
-    for SshSpec { id, socket } in specs {
+    for SshSpec { id, socket, raw } in specs {
         let socket = socket.clone().or_else(|| env.path(env::SSH_AUTH_SOCK)).ok_or_else(|| {
             Failure::usage(
                 format!("there is no agent for `--ssh {id}`: SSH_AUTH_SOCK is not set"),
                 format!("start one with `eval $(ssh-agent)`, or name its socket: `--ssh {id}=SOCKET`"),
             )
         })?;
-        agents.insert(id.clone(), socket);
+        agents.insert(id.clone(), SshAgent { socket, raw: *raw });
     }
     Ok(agents)
 }
@@ -71,9 +71,9 @@ mod tests {
 
     #[test]
     fn the_agent_is_that_of_the_environment() {
-        let spec = [SshSpec { id: "default".to_owned(), socket: None }];
+        let spec = [SshSpec { id: "default".to_owned(), socket: None, raw: false }];
         let env = Env::of([("SSH_AUTH_SOCK", "/run/agent")]);
-        assert_eq!(agents(&spec, &env).unwrap()["default"], PathBuf::from("/run/agent"));
+        assert_eq!(agents(&spec, &env).unwrap()["default"].socket, PathBuf::from("/run/agent"));
         let failure = agents(&spec, &Env::of([])).unwrap_err();
         assert!(failure.error().message.contains("SSH_AUTH_SOCK is not set"));
     }

@@ -19,7 +19,9 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use kiln::request::{BuildRequest, CacheMode, ContextSource, DockerfileSource, ImageLimits, IsolationChoice};
+use kiln::request::{
+    BuildRequest, CacheMode, ContextSource, DockerfileSource, EpochChoice, ImageLimits, IsolationChoice,
+};
 use kiln::{Error, ErrorKind};
 
 pub(crate) use config::{Config, Defaults};
@@ -28,7 +30,7 @@ pub(crate) use registries::Registries;
 use crate::args::{BuildArgs, StoreArgs};
 use crate::env::{self, Env};
 use crate::failure::{Failure, Outcome};
-use crate::value::{self, BuildArg, Compression, ProgressMode};
+use crate::value::{self, BuildArg, Compression, Elsewhere, ProgressMode};
 
 /// Build arguments that BuildKit gives to every RUN and keeps out of the image, in both cases.
 const PROXY_ARGUMENTS: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
@@ -88,7 +90,7 @@ impl Settings {
             compression: compression(args, defaults)?,
             cache: if args.no_cache { CacheMode::WriteOnly } else { CacheMode::ReadWrite },
             pull: args.pull,
-            source_date_epoch: source_date_epoch(args, &build_args, env)?,
+            source_date_epoch: source_date_epoch(args, &build_args, env),
             isolation: args.isolation.or(defaults.isolation).map_or(IsolationChoice::Auto, Into::into),
             jobs: args.jobs.or(defaults.jobs).map(NonZeroUsize::get),
             limits: {
@@ -139,12 +141,13 @@ fn context(path: &Path) -> Outcome<ContextSource> {
     if text == "-" {
         return Ok(ContextSource::Stdin);
     }
-    let remote = ["http://", "https://", "git://", "ssh://", "git@"];
-    if remote.iter().any(|scheme| text.starts_with(scheme)) {
-        return Err(Failure::usage(
-            format!("the build context `{text}` is remote, which is not supported"),
-            "clone or download it first, or pipe a tar: `curl -L URL | kiln build -`",
-        ));
+    // A directory may have the name of a repository, `github.com/user/name`.
+    if let Some(found) = value::elsewhere(&text).filter(|_| !path.is_dir()) {
+        let hint = "write `https://HOST/NAME.git#REFERENCE:DIRECTORY`, or the same after `?` as `ref=` and `subdir=`";
+        return match found.map_err(|reason| Failure::usage(reason, hint))? {
+            Elsewhere::Git(address) => Ok(ContextSource::Git(address)),
+            Elsewhere::Http(url) => Ok(ContextSource::Http(url)),
+        };
     }
     match std::fs::metadata(path) {
         Ok(meta) if meta.is_dir() => Ok(ContextSource::Directory(path.to_owned())),
@@ -205,19 +208,13 @@ fn source_date_epoch(
     args: &BuildArgs,
     build_args: &BTreeMap<String, String>,
     env: &Env,
-) -> Outcome<Option<i64>> {
+) -> Option<EpochChoice> {
     if args.source_date_epoch.is_some() {
-        return Ok(args.source_date_epoch);
+        return args.source_date_epoch.clone();
     }
     let given = build_args.get(env::SOURCE_DATE_EPOCH).filter(|value| !value.is_empty()).cloned();
-    let Some(text) = given.or_else(|| env.text(env::SOURCE_DATE_EPOCH)) else { return Ok(None) };
-    match text.trim().parse() {
-        Ok(seconds) => Ok(Some(seconds)),
-        Err(_) => Err(Failure::usage(
-            format!("SOURCE_DATE_EPOCH is `{text}`, which is no number"),
-            "set it to seconds since 1970, such as `$(git log -1 --format=%ct)`, or unset it",
-        )),
-    }
+    // A word that nothing has for a name is an error of the build, which knows the stages.
+    value::epoch(&given.or_else(|| env.text(env::SOURCE_DATE_EPOCH))?).ok()
 }
 
 fn compression(args: &BuildArgs, defaults: &Defaults) -> Outcome<kiln::request::CompressionChoice> {

@@ -88,8 +88,9 @@ fn what_cannot_be_meant_is_a_usage_error() {
         "2 the outputs ask for different compressions",
     );
     check(
-        &["https://example.com/x.git"],
-        "2 the build context `https://example.com/x.git` is remote, which is not supported",
+        &["https://me:secret@example.com/x.git?branch=a&tag=b"],
+        "2 `https://*********@example.com/x.git?branch=a&tag=b` is no address of a commit: \
+         `branch` and `tag` cannot both be given",
     );
     check(&["/nowhere/at/all"], "1 cannot open the build context `/nowhere/at/all`");
 }
@@ -138,15 +139,16 @@ fn the_epoch_comes_from_option_argument_or_variable() {
     let check = |line: &[&str], variable: &str, expect: Option<i64>| {
         let env = Env::of([("HOME", "/"), ("SOURCE_DATE_EPOCH", variable)]);
         let settings = resolve_with(line, &env, &Config::default()).unwrap();
+        let expect = expect.map(EpochChoice::Seconds);
         assert_eq!(settings.request.source_date_epoch, expect, "{line:?}");
     };
     check(&["/"], "", None);
     check(&["/"], "3", Some(3));
     check(&["--build-arg", "SOURCE_DATE_EPOCH=2", "/"], "3", Some(2));
     check(&["--build-arg", "SOURCE_DATE_EPOCH=2", "--source-date-epoch", "1", "/"], "3", Some(1));
-    let env = Env::of([("HOME", "/"), ("SOURCE_DATE_EPOCH", "today")]);
-    let failure = resolve_with(&["/"], &env, &Config::default()).unwrap_err();
-    assert_eq!(failure.error().message, "SOURCE_DATE_EPOCH is `today`, which is no number");
+    let env = Env::of([("HOME", "/"), ("SOURCE_DATE_EPOCH", "context")]);
+    let settings = resolve_with(&["/"], &env, &Config::default()).unwrap();
+    assert_eq!(settings.request.source_date_epoch, Some(EpochChoice::Of("context".to_owned())));
 }
 
 #[test]

@@ -68,29 +68,30 @@ pub(crate) struct SshSpec {
     pub(crate) id: String,
     /// The agent's socket; absent for that of the environment.
     pub(crate) socket: Option<PathBuf>,
+    /// Pass on everything that is said to the agent.
+    pub(crate) raw: bool,
 }
 
-/// Parses `default` or `ID[=SOCKET]`.
+/// Parses `default` or `ID[=SOCKET[,raw]]`.
 pub(crate) fn ssh(text: &str) -> Parsed<SshSpec> {
     let (id, paths) = text.split_once('=').map_or((text, None), |(id, paths)| (id, Some(paths)));
     if id.is_empty() {
         return Err("expected `default` or ID=SOCKET".to_owned());
     }
-    let socket = match paths {
-        None | Some("") => None,
-        Some(paths) => {
-            let mut words =
-                paths.split(',').filter(|word| !matches!(*word, "raw" | "raw=true" | "raw=false"));
-            let socket = words.next().map(PathBuf::from);
-            if words.next().is_some() {
+    let (mut socket, mut raw) = (None, false);
+    for word in paths.unwrap_or_default().split(',').filter(|word| !word.is_empty()) {
+        match word {
+            "raw" | "raw=true" => raw = true,
+            "raw=false" => raw = false,
+            path if socket.is_none() => socket = Some(PathBuf::from(path)),
+            _ => {
                 return Err("several paths stand for several keys, which kiln does not read: load them \
                             with `ssh-add` and give the socket of the agent"
                     .to_owned());
             }
-            socket
         }
-    };
-    Ok(SshSpec { id: id.to_owned(), socket })
+    }
+    Ok(SshSpec { id: id.to_owned(), socket, raw })
 }
 
 /// Parses what a RUN is allowed.
@@ -133,13 +134,13 @@ mod tests {
 
     #[test]
     fn agents_have_one_socket() {
-        let spec = |id: &str, socket: Option<&str>| {
-            Ok(SshSpec { id: id.to_owned(), socket: socket.map(PathBuf::from) })
+        let spec = |id: &str, socket: Option<&str>, raw: bool| {
+            Ok(SshSpec { id: id.to_owned(), socket: socket.map(PathBuf::from), raw })
         };
-        assert_eq!(ssh("default"), spec("default", None));
-        assert_eq!(ssh("default="), spec("default", None));
-        assert_eq!(ssh("git=/run/agent"), spec("git", Some("/run/agent")));
-        assert_eq!(ssh("git=/run/agent,raw=true"), spec("git", Some("/run/agent")));
+        assert_eq!(ssh("default"), spec("default", None, false));
+        assert_eq!(ssh("default="), spec("default", None, false));
+        assert_eq!(ssh("git=/run/agent"), spec("git", Some("/run/agent"), false));
+        assert_eq!(ssh("git=/run/agent,raw=true"), spec("git", Some("/run/agent"), true));
         assert!(ssh("git=a,b").unwrap_err().contains("ssh-add"));
         assert!(ssh("=a").is_err());
     }

@@ -12,8 +12,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use kiln::address::{self, GitAddress, Short, Url};
 use kiln::oci::{Platform, Reference};
-use kiln::request::{CompressionChoice, IsolationChoice, NamedContext};
+use kiln::request::{CompressionChoice, EpochChoice, IsolationChoice, NamedContext};
 
 pub(crate) use call::{Call, CallFormat, Method, call};
 pub(crate) use grants::{SecretFrom, SecretSpec, SshSpec, entitlement, secret, ssh};
@@ -119,7 +120,36 @@ pub(crate) fn compression(kind: Compression, level: Option<u8>) -> Parsed<Compre
     }
 }
 
-/// Parses `name=dir`, `name=docker-image://REF` or `name=oci-layout://PATH[:tag|@digest]`.
+/// Parses the time of an image: a number, or the name of something that has a time.
+pub(crate) fn epoch(text: &str) -> Parsed<EpochChoice> {
+    match (text.trim(), text.trim().parse()) {
+        ("", _) => {
+            Err("expected seconds since 1970, `context`, or the name of a context or stage".to_owned())
+        }
+        (_, Ok(seconds)) => Ok(EpochChoice::Seconds(seconds)),
+        (word, Err(_)) => Ok(EpochChoice::Of(word.to_owned())),
+    }
+}
+
+/// What an address of something elsewhere is.
+pub(crate) enum Elsewhere {
+    /// A commit.
+    Git(Box<GitAddress>),
+    /// A file of a web server.
+    Http(Url),
+}
+
+/// Parses an address of a repository or a web server; `None` for everything else.
+pub(crate) fn elsewhere(text: &str) -> Option<Parsed<Elsewhere>> {
+    match GitAddress::parse(text, Short::Allowed) {
+        Some(Ok(address)) => Some(Ok(Elsewhere::Git(Box::new(address)))),
+        Some(Err(why)) => Some(Err(format!("`{}` is no address of a commit: {why}", address::mask(text)))),
+        None => address::is_http(text).then(|| Ok(Elsewhere::Http(Url::new(text)))),
+    }
+}
+
+/// Parses `name=SOURCE`: a directory, a repository, a web address, `docker-image://REF` or
+/// `oci-layout://PATH[:tag|@digest]`.
 pub(crate) fn build_context(text: &str) -> Parsed<(String, NamedContext)> {
     let Some((name, source)) = text.split_once('=') else {
         return Err("expected NAME=SOURCE, such as `alpine=docker-image://alpine:3.20`".to_owned());
@@ -127,17 +157,20 @@ pub(crate) fn build_context(text: &str) -> Parsed<(String, NamedContext)> {
     if name.is_empty() || source.is_empty() {
         return Err("name and source must not be empty".to_owned());
     }
+    if let Some(found) = elsewhere(source) {
+        let source = match found? {
+            Elsewhere::Git(address) => NamedContext::Git(address),
+            Elsewhere::Http(url) => NamedContext::Http(url),
+        };
+        return Ok((name.to_ascii_lowercase(), source));
+    }
     let source = match source.split_once("://") {
         None => NamedContext::Directory(PathBuf::from(source)),
         Some(("docker-image", reference)) => NamedContext::Image(self::reference(reference)?),
         Some(("oci-layout", layout)) => oci_layout(layout)?,
-        Some((scheme @ ("http" | "https" | "git" | "ssh"), _)) => {
-            return Err(format!(
-                "contexts from `{scheme}://` are not supported: download it to a directory first"
-            ));
-        }
         Some((scheme, _)) => {
-            let nearest = kiln::dockerfile::suggest(scheme, &["docker-image", "oci-layout"]);
+            let nearest =
+                kiln::dockerfile::suggest(scheme, &["docker-image", "oci-layout", "https", "ssh", "git"]);
             let meant = nearest.map(|s| format!(", did you mean `{s}://`?")).unwrap_or_default();
             return Err(format!("`{scheme}://` is not known{meant}"));
         }
@@ -264,6 +297,26 @@ mod tests {
     }
 
     #[test]
+    fn contexts_may_lie_elsewhere() {
+        let git = |text: &str| match build_context(&format!("a={text}")).unwrap().1 {
+            NamedContext::Git(address) => address.to_string(),
+            other => panic!("{text} is {other:?}"),
+        };
+        assert_eq!(git("https://h/r.git#v1:docs"), "https://h/r.git#v1:docs");
+        assert_eq!(git("git@h:r"), "git@h:r");
+        assert_eq!(git("github.com/u/r"), "https://github.com/u/r");
+        let file = build_context("a=https://h/r.tar").unwrap().1;
+        assert_eq!(file, NamedContext::Http(Url::new("https://h/r.tar")));
+    }
+
+    #[test]
+    fn times_are_numbers_or_names() {
+        assert_eq!(epoch("-1"), Ok(EpochChoice::Seconds(-1)));
+        assert_eq!(epoch("context"), Ok(EpochChoice::Of("context".to_owned())));
+        assert!(epoch(" ").is_err());
+    }
+
+    #[test]
     fn wrong_contexts_are_explained() {
         let check = |text: &str, expect: &str| {
             let error = build_context(text).unwrap_err();
@@ -272,7 +325,8 @@ mod tests {
         check("dir", "expected NAME=SOURCE");
         check("a=", "must not be empty");
         check("a=docker-imag://x", "did you mean `docker-image://`?");
-        check("a=https://example.com/x.git", "not supported");
+        check("a=https://example.com/x.git?tga=1", "did you mean `tag`?");
+        check("a=htps://example.com/x.git", "did you mean `https://`?");
         check("a=oci-layout://x@sha256:0", "is not a digest");
     }
 

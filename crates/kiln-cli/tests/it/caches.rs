@@ -139,6 +139,24 @@ fn sharing_decides_what_a_second_command_gets() {
 }
 
 #[test]
+fn builds_of_different_processes_share_a_store() {
+    let Some(env) = for_somebody("cache mounts of several processes") else { return };
+    let base = env.base();
+    // Each fails if it finds the mark of another, and the log has a line of each in the end.
+    let alone = "test ! -e /c/busy && touch /c/busy && sleep 0.3 && rm /c/busy && echo x >> /c/log";
+    env.write(
+        "ctx/Dockerfile",
+        format!("FROM {base}\nRUN --mount=type=cache,id=c,target=/c,sharing=locked {alone}\n"),
+    );
+    let start =
+        || env.command(["build", "--no-cache", "ctx"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    for mut child in [start(), start(), start()] {
+        assert!(child.wait().unwrap().success());
+    }
+    assert_eq!(out(&env, "RUN --mount=type=cache,id=c,target=/c cat /c/log > /out", &[]), "x\nx\nx\n");
+}
+
+#[test]
 fn two_commands_that_want_two_locked_caches_both_end() {
     let Some(env) = for_somebody("order of locked caches") else { return };
     let base = env.base();
@@ -208,6 +226,51 @@ fn what_is_no_archive_of_caches_is_refused() {
 }
 
 #[test]
+fn a_hostile_archive_leads_nowhere() {
+    use kiln::oci::Digest;
+    use kiln::oci::layer::{Compression, Entry, EntryPath, Kind, LayerWriter};
+
+    let Some(env) = for_somebody("hostile archives of caches") else { return };
+    let identity = br#"{"id":"a"}"#;
+    let key = Digest::sha256(identity).hex().to_owned();
+    let archive = |name: &str, entries: &[(&str, Kind, &[u8])]| {
+        let file = std::fs::File::create(env.root.join(name)).unwrap();
+        let mut writer = LayerWriter::new(file, Compression::None, 1).unwrap();
+        for (path, kind, content) in entries {
+            let mut content: &[u8] = content;
+            let path = EntryPath::rooted(path.replace("KEY", &key)).unwrap();
+            writer.append(&Entry::new(path, kind.clone(), 0o755), Some(&mut content)).unwrap();
+        }
+        writer.finish().unwrap();
+    };
+    let link = |target: &str| Kind::Symlink { target: target.as_bytes().to_vec() };
+    let file = |content: &[u8]| Kind::File { size: content.len() as u64 };
+    let described = ("KEY/id.json", file(identity), &identity[..]);
+    let none: &[u8] = b"";
+    archive("link.tar", &[("KEY/fs", link("/etc"), none), described.clone()]);
+    archive("outer.tar", &[("KEY", link("/etc"), none)]);
+    archive(
+        "description.tar",
+        &[("KEY/fs", Kind::Directory, none), ("KEY/id.json", link("/etc/passwd"), none)],
+    );
+    archive("name.tar", &[("0/fs", Kind::Directory, none), ("0/id.json", file(identity), identity)]);
+    archive("more.tar", &[("KEY/fs", Kind::Directory, none), ("KEY/id.json", file(b"{}"), b"{}")]);
+    archive("empty.tar", &[]);
+    for name in ["link.tar", "outer.tar", "description.tar", "name.tar", "more.tar", "empty.tar"] {
+        env.kiln(["cache", "import", name]).fails(1, &[name]);
+    }
+    assert_eq!(env.kiln(["cache", "ls", "--format", "json"]).ok(), "[]");
+    archive(
+        "good.tar",
+        &[("KEY/fs", Kind::Directory, none), ("KEY/fs/passwd", link("/etc/passwd"), none), described],
+    );
+    assert_eq!(env.kiln(["cache", "import", "good.tar"]).ok(), "imported a");
+    // A link of a cache is followed by the command, in its own root.
+    let look = "RUN --mount=type=cache,id=a,target=/c head -n 1 /c/passwd > /out";
+    assert_eq!(out(&env, look, &[]), "root:x:0:0:root:/root:/bin/sh\n");
+}
+
+#[test]
 fn prune_removes_caches() {
     let Some(env) = for_somebody("pruning cache mounts") else { return };
     let fill = "RUN --mount=type=cache,id=a,target=/c echo x >> /c/f && cat /c/f > /out";
@@ -216,5 +279,8 @@ fn prune_removes_caches() {
     assert_eq!(out(&env, fill, &[]), "x\nx\n");
     env.kiln(["prune"]).ok();
     assert_eq!(env.kiln(["cache", "ls", "--format", "json"]).ok(), "[]");
+    let schemes = std::fs::read_dir(env.root.join("home/store/cache-mounts")).unwrap().flatten();
+    let left: Vec<_> = schemes.flat_map(|scheme| std::fs::read_dir(scheme.path()).unwrap()).collect();
+    assert!(left.is_empty(), "{left:?}");
     assert_eq!(out(&env, fill, &[]), "x\n");
 }

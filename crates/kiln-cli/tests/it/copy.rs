@@ -9,7 +9,7 @@ use kiln_testkit::{Image, Listing, TestEnv, lane};
 use crate::{env, env_of};
 
 /// Builds `dockerfile` with the files of `ctx`, pushes the image and reads it back.
-fn build(env: &TestEnv, dockerfile: &str) -> Image {
+pub(crate) fn build(env: &TestEnv, dockerfile: &str) -> Image {
     env.write("ctx/Dockerfile", dockerfile);
     let name = format!("{}/copy:1", env.host());
     env.kiln(["build", "-t", &name, "--push", "ctx"]).ok();
@@ -26,7 +26,7 @@ fn mode(path: &Path, mode: u32) {
 }
 
 /// A context with a bit of everything.
-fn filled() -> TestEnv {
+pub(crate) fn filled() -> TestEnv {
     let env = env();
     for (path, content) in
         [("a/f", "f"), ("a/sub/g", "gg"), ("b/x.txt", "xxx"), ("b/y.txt", "y"), ("b/deep/z.txt", "z")]
@@ -247,6 +247,21 @@ fn parents_are_kept_from_the_pivot_on() {
             &["dir 755 0:0 t7"],
         ],
     );
+    // Of several sources each is a copy of its own: the second finds `x` made, and gives it the mode of the source.
+    let image = build(&env, "FROM scratch\nCOPY --parents --chmod=700 --chown=3 x/src/main.go x/go.mod /\n");
+    let expect =
+        ["dir 755 3:3 x", "file 700 3:3 x/go.mod 0", "dir 700 3:3 x/src", "file 700 3:3 x/src/main.go 0"];
+    assert_eq!(image.last().lines(), expect);
+    // Links are not followed behind the pivot, only before it.
+    symlink("x", env.root.join("ctx/to-x")).unwrap();
+    fails(
+        &env,
+        "FROM scratch\nCOPY --parents to-x/go.mod /\n",
+        &["cannot find `to-x/go.mod`", "Dockerfile:2:16"],
+    );
+    let image = build(&env, "FROM scratch\nCOPY --parents to-x/./go.mod /\nCOPY --parents . /all\n");
+    assert_eq!(image.layers[0].lines(), ["file 644 0:0 go.mod 0"]);
+    assert!(image.layers[1].entry("all/x/src/util/u.go").is_some());
     // A directory on the way that exists takes the mode of the source and keeps its owner.
     let image = build(
         &env,
@@ -331,59 +346,6 @@ fn what_is_ignored_is_not_there() {
 }
 
 #[test]
-fn a_linked_layer_is_the_same_on_every_base() {
-    let env = filled();
-    let base = env.base();
-    let name = |n: u32| format!("{}/link:{n}", env.host());
-    let linked = "COPY --link --chown=7:8 a/f /bin/tool/\nCOPY --link b /opt\n";
-    env.write("ctx/Dockerfile", format!("FROM {base}\n{linked}"));
-    env.kiln(["build", "-t", &name(1), "--push", "ctx"]).ok();
-    // Another base, with other files and another history: the layers come from the cache.
-    env.write("ctx/Dockerfile", format!("FROM scratch\nCOPY a /bin\n{linked}WORKDIR /opt/new\n"));
-    let again = env.kiln(["build", "-t", &name(2), "--push", "ctx"]);
-    assert!(
-        again.ok().starts_with("sha256:") && again.stderr.contains("(2 from the cache)"),
-        "{}",
-        again.stderr
-    );
-    let (one, two) = (Image::pull(&name(1)), Image::pull(&name(2)));
-    assert_eq!(one.manifest.layers[1..3], two.manifest.layers[1..3]);
-    // Directories on the way are made anew, with the owner of the files; nothing of the base is looked at.
-    assert_eq!(
-        two.layers[1].lines(),
-        ["dir 755 7:8 bin", "dir 755 7:8 bin/tool", "file 644 7:8 bin/tool/f 1"]
-    );
-    assert_eq!(two.layers[2].lines()[0], "dir 755 0:0 opt");
-    // What stands on top knows its base: the third step of a third base is no hit of the second's.
-    env.write("ctx/Dockerfile", format!("FROM scratch\nCOPY b /bin\n{linked}WORKDIR /opt/new\n"));
-    let third = env.kiln(["build", "ctx"]);
-    assert!(
-        third.ok().starts_with("sha256:") && third.stderr.contains("(2 from the cache)"),
-        "{}",
-        third.stderr
-    );
-}
-
-#[test]
-fn a_linked_copy_does_not_follow_links_of_the_image() {
-    let env = filled();
-    fs::create_dir_all(env.root.join("ctx/links")).unwrap();
-    symlink("real", env.root.join("ctx/links/dl")).unwrap();
-    let image = build(
-        &env,
-        "FROM scratch\nCOPY links /\nCOPY --link a/f /dl/\nCOPY --link <<EOF /dl/here\nhi\nEOF\n\
-         COPY --link --chmod=600 a/f /dl/mode/\n",
-    );
-    assert_eq!(image.layers[1].lines(), ["dir 755 0:0 dl", "file 644 0:0 dl/f 1"]);
-    assert_eq!(image.layers[2].lines(), ["dir 755 0:0 dl", "file 644 0:0 dl/here 3"]);
-    // With `--chmod` it is a plain copy: `/dl` is a directory by now, and keeps its mode.
-    assert_eq!(
-        image.layers[3].lines(),
-        ["dir 755 0:0 dl", "dir 600 0:0 dl/mode", "file 600 0:0 dl/mode/f 1"]
-    );
-}
-
-#[test]
 fn kinds_and_attributes_of_files_arrive() {
     let env = filled();
     let ctx = env.root.join("ctx/k");
@@ -437,4 +399,23 @@ fn names_of_owners_are_those_of_the_image_whoever_builds() {
         ]];
         check(&image.layers, expect);
     }
+}
+
+#[test]
+fn of_the_attributes_only_capabilities_arrive() {
+    use rustix::fs::{XattrFlags, setxattr};
+
+    let env = filled();
+    let tool = env.write("ctx/k/tool", "#!");
+    mode(&tool, 0o755);
+    setxattr(&tool, "user.note", b"x", XattrFlags::empty()).unwrap();
+    // Version 2 of the attribute, effective: CAP_NET_BIND_SERVICE.
+    let mut capability = vec![0; 20];
+    (capability[0], capability[3], capability[5]) = (1, 2, 4);
+    if let Err(why) = setxattr(&tool, "security.capability", &capability, XattrFlags::empty()) {
+        return lane::left_out("capabilities of copied files", &format!("they cannot be set here: {why}"));
+    }
+    let image = build(&env, "FROM scratch AS s\nCOPY k /k\nFROM scratch\nCOPY --from=s /k /k\n");
+    let found = &image.entry("k/tool").unwrap().xattrs;
+    assert_eq!(found.iter().collect::<Vec<_>>(), [(&"security.capability".to_owned(), &capability)]);
 }

@@ -100,8 +100,10 @@ fn what_cannot_be_is_refused() {
 #[test]
 fn what_is_not_done_yet_is_refused_and_not_ignored() {
     for (line, what) in [
-        ("RUN --device=vendor.example/gpu true", "RUN --device"),
-        ("ADD https://example.com/x /x", "ADD of `https://example.com/x`"),
+        ("RUN --device=vendor.example/device=one true", "RUN --device"),
+        ("RUN --mount=type=tmpfs,target=/x,tmpcopyup true", "option `tmpcopyup` of a mount"),
+        ("RUN --mount=target=/x,U=true true", "option `u` of a mount"),
+        ("FROM --after=x scratch", "FROM --after"),
     ] {
         check(&format!("FROM scratch\n{line}\n"), &[what, "not supported by this version", "Dockerfile:2"]);
     }

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod add;
+mod add_git;
+mod add_http;
 mod build;
 mod caches;
 mod check;
@@ -12,10 +14,12 @@ mod errors;
 mod kaniko;
 mod language;
 mod lazy;
+mod link;
 mod memory;
 mod mounts;
 mod outputs;
 mod registries;
+mod remote_contexts;
 mod reproducible;
 mod run;
 mod secrets;

@@ -52,4 +52,12 @@ fn a_large_file_is_packed_pushed_and_pulled_in_little_memory() {
     env.write("child/Dockerfile", format!("FROM {name}\nCOPY Dockerfile /bin/\n"));
     let pulled = peak(&time, &env.command(["build", "-o", "type=oci,dest=out.tar", "child"]));
     assert!(pulled < MOST, "pulling and unpacking took {pulled} KiB");
+    // The same file from an archive that ADD unpacks.
+    let Some(tar) = lane::program("tar", "memory of ADD") else { return };
+    let packed =
+        Command::new(tar).args(["-czf", "ctx/a.tgz", "-C", "ctx", "large"]).current_dir(&env.root).status();
+    assert!(packed.unwrap().success());
+    env.write("ctx/Dockerfile", "FROM scratch\nADD a.tgz /\n");
+    let added = peak(&time, &env.command(["build", "-o", "type=oci,dest=added.tar", "ctx"]));
+    assert!(added < MOST, "unpacking an archive took {added} KiB");
 }

@@ -1,6 +1,6 @@
 //! RUN --mount of files and memory: what a command sees, what stays untouched, and what makes a step run again.
 
-use kiln_testkit::{Image, Person, TestEnv, lane};
+use kiln_testkit::{Image, TestEnv, lane};
 
 use crate::env_of;
 
@@ -16,11 +16,13 @@ fn build(env: &TestEnv, dockerfile: &str, more: &[&str]) -> Image {
     Image::pull(&name)
 }
 
-/// Lets everybody who can build have an environment of their own.
-fn for_everybody(what: &str, check: impl Fn(&TestEnv, &Person)) {
+/// Lets everybody who can build do so in an environment of their own; the image has to be the same for all.
+fn for_everybody(what: &str, check: impl Fn(&TestEnv) -> Image) {
+    let mut digest = None;
     for person in lane::people(what) {
-        let env = env_of(person.clone());
-        check(&env, &person);
+        let image = check(&env_of(person.clone()));
+        let first = digest.get_or_insert_with(|| image.digest.clone());
+        assert_eq!(image.digest, *first, "{person}");
     }
 }
 
@@ -31,16 +33,18 @@ fn for_somebody(what: &str) -> Option<TestEnv> {
 
 #[test]
 fn a_context_is_mounted_as_copy_would_bring_it() {
-    for_everybody("binds of a context", |env, _| {
+    for_everybody("binds of a context", |env| {
         env.write("ctx/src/a", "first\n");
         env.write("ctx/src/deep/b", "second\n");
         env.write("ctx/src/skip/c", "ignored\n");
         env.write("ctx/one", "single\n");
-        env.write("ctx/.dockerignore", "src/skip\nDockerfile\n");
+        env.write("ctx/hidden/in/f", "included again\n");
+        env.write("ctx/hidden/out", "ignored\n");
+        env.write("ctx/.dockerignore", "src/skip\nDockerfile\nhidden\n!hidden/in/f\n");
         let image = build(
             env,
             "FROM BASE\nWORKDIR /w\n\
-             RUN --mount=target=all cat all/src/a all/src/deep/b > /out && ls -a all all/src >> /out\n\
+             RUN --mount=target=all cat all/src/a all/src/deep/b > /out && ls -a all all/src all/hidden all/hidden/in >> /out\n\
              RUN --mount=source=src,target=/s --mount=src=/one,dst=file,ro cat /s/a file > /out2 && stat -c '%u:%g %n' /s /s/a file >> /out2\n\
              RUN --mount=target=all,source=src sh -c 'echo x > all/new' && exit 1 || test ! -e all/new\n",
             &[],
@@ -48,19 +52,21 @@ fn a_context_is_mounted_as_copy_would_bring_it() {
         let text = |layer: usize, path: &str| image.layers[layer].text(path).unwrap();
         assert_eq!(
             text(2, "out"),
-            "first\nsecond\nall:\n.\n..\n.dockerignore\none\nsrc\n\nall/src:\n.\n..\na\ndeep\n"
+            "first\nsecond\nall:\n.\n..\n.dockerignore\nhidden\none\nsrc\n\nall/hidden:\n.\n..\nin\n\n\
+             all/hidden/in:\n.\n..\nf\n\nall/src:\n.\n..\na\ndeep\n"
         );
         assert_eq!(text(3, "out2"), "first\nsingle\n0:0 /s\n0:0 /s/a\n0:0 file\n");
         // Neither the files nor the mount points are in a layer.
         assert_eq!(image.layers[2].lines().len(), 1, "{:?}", image.layers[2].lines());
         assert_eq!(image.layers[3].lines().len(), 1, "{:?}", image.layers[3].lines());
         assert_eq!(image.layers[4].lines(), Vec::<String>::new());
+        image
     });
 }
 
 #[test]
 fn what_is_written_to_a_bind_goes_nowhere() {
-    for_everybody("writing to binds", |env, _| {
+    for_everybody("writing to binds", |env| {
         env.write("ctx/d/f", "context\n");
         let image = build(
             env,
@@ -79,6 +85,7 @@ fn what_is_written_to_a_bind_goes_nowhere() {
         assert_eq!(image.layers[2].text("out2").unwrap(), "context\ncontext\nstage\nf\n");
         assert_eq!(std::fs::read_to_string(env.root.join("ctx/d/f")).unwrap(), "context\n");
         assert!(!env.root.join("ctx/d/new").exists());
+        image
     });
 }
 
@@ -138,6 +145,12 @@ fn no_source_leads_out() {
     );
     fails("RUN --mount=from=a,source=gone,target=/a true", &["cannot find `/gone`", "Dockerfile:4"]);
     fails("RUN --mount=source=f true", &["a mount needs a target", "Dockerfile:4"]);
+    env.write(
+        "ctx/Dockerfile",
+        format!("FROM {}\nRUN --mount=target=/a --mount=type=tmpfs,target=/a/b true\n", env.base()),
+    );
+    env.kiln(["build", "ctx"])
+        .fails(4, &["create the mount point `/a/b`", "read-only", "outside of it", "Dockerfile:2"]);
     fails("ENV X=/\nRUN --mount=target=$X true", &["cannot have `/` as its target", "Dockerfile:5"]);
     fails("RUN --mount=type=cache,source=x,target=/c true", &["a path in nothing", "Dockerfile:4"]);
     let base = env.base();
@@ -151,7 +164,7 @@ fn no_source_leads_out() {
 
 #[test]
 fn a_mount_leaves_no_trace_of_its_own() {
-    for_everybody("traces of mounts", |env, _| {
+    for_everybody("traces of mounts", |env| {
         env.write("ctx/f", "f\n");
         let image = build(
             env,
@@ -172,12 +185,13 @@ fn a_mount_leaves_no_trace_of_its_own() {
             ["dir 755 0:0 opt", "dir 755 0:0 opt/new", "file 644 0:0 opt/new/kept 0"]
         );
         assert_eq!(image.last().text("out").unwrap(), "below\nhave\nnew\n");
+        image
     });
 }
 
 #[test]
 fn memory_is_mounted_with_its_limit() {
-    for_everybody("tmpfs mounts", |env, _| {
+    for_everybody("tmpfs mounts", |env| {
         let image = build(
             env,
             "FROM BASE\n\
@@ -188,6 +202,7 @@ fn memory_is_mounted_with_its_limit() {
             &[],
         );
         assert_eq!(image.last().text("out").unwrap(), "65536\n1777\n1\n700\nrefused\n");
+        image
     });
 }
 
@@ -245,4 +260,12 @@ fn triggers_of_a_base_can_mount() {
     env.kiln(["build", "-t", &parent, "--push", "parent"]).ok();
     let image = build(&env, &format!("FROM {parent}\n"), &[]);
     assert_eq!(image.last().text("out").unwrap(), "from the context\nroot:x:0:\n");
+    // A trigger may mount from a stage of the child's file that nothing else needs.
+    env.write(
+        "parent/Dockerfile",
+        format!("FROM {base}\nONBUILD RUN --mount=from=tools,source=/f,target=/f cat /f > /out\n"),
+    );
+    env.kiln(["build", "-t", &parent, "--push", "parent"]).ok();
+    let image = build(&env, &format!("FROM scratch AS tools\nCOPY f /f\nFROM {parent}\n"), &[]);
+    assert_eq!(image.last().text("out").unwrap(), "from the context\n");
 }

@@ -281,7 +281,7 @@ fn an_agent_is_within_reach_of_a_command() {
              RUN --mount=type=ssh,required=true --mount=source=ask,target=/ask perl /ask > /out && echo $SSH_AUTH_SOCK >> /out && stat -c '%a %u:%g %F' $SSH_AUTH_SOCK >> /out\n\
              RUN --mount=type=ssh,id=none --mount=type=ssh,target=/here,mode=0666 test -S /here && test ! -e /run/buildkit/ssh_agent.0 && echo $SSH_AUTH_SOCK >> /out\n\
              RUN test -z \"$SSH_AUTH_SOCK\" && test ! -e /run",
-            &["--ssh", "default=home/agent"],
+            &["--ssh", "default=home/agent,raw=true"],
         );
         agent.join().unwrap();
         assert_eq!(
@@ -295,7 +295,7 @@ fn an_agent_is_within_reach_of_a_command() {
                 &env,
                 "COPY tools /\nUSER www-data\n\
                  RUN --mount=type=ssh,uid=33 --mount=source=ask,target=/ask perl /ask > /tmp/out",
-                &["--ssh", "default=home/agent"],
+                &["--ssh", "default=home/agent,raw=true"],
             );
             agent.join().unwrap();
             assert_eq!(image.last().text("tmp/out").unwrap(), "heard hello\n");
@@ -335,7 +335,7 @@ fn a_real_agent_shows_its_keys() {
         let expect = run(&["ssh-add", "-l"]);
         let image = build(
             &env,
-            "COPY tools /\nRUN --mount=type=ssh,required ssh-add -l > /out",
+            "COPY tools /\nRUN --mount=type=ssh,required ! ssh-add -D && ssh-add -l > /out",
             &["--ssh", "default=home/agent"],
         );
         let _ = agent.kill();

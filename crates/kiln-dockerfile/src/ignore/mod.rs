@@ -48,23 +48,12 @@ pub struct Decision<'a> {
     pub pattern: Option<&'a Pattern>,
 }
 
-/// What is known about a directory: the patterns that match it or one of its parents.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is known about a directory: the last pattern that matches it or one of its parents.
+///
+/// That pattern matches everything below as well, so no pattern before it can decide anything there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct IgnoreState {
-    /// One bit for every pattern.
-    matched: Vec<u64>,
-}
-
-impl IgnoreState {
-    fn get(&self, index: usize) -> bool {
-        self.matched.get(index / 64).is_some_and(|bits| bits & (1 << (index % 64)) != 0)
-    }
-
-    fn set(&mut self, index: usize) {
-        if let Some(bits) = self.matched.get_mut(index / 64) {
-            *bits |= 1 << (index % 64);
-        }
-    }
+    last: Option<usize>,
 }
 
 impl Ignore {
@@ -122,35 +111,33 @@ impl Ignore {
     /// Returns what is known about the root of the context, which nothing excludes.
     #[must_use]
     pub fn root(&self) -> IgnoreState {
-        IgnoreState { matched: vec![0; self.patterns.len().div_ceil(64)] }
+        IgnoreState::default()
     }
 
     /// Decides about a path whose directory is known; for paths that have no children.
     #[must_use]
     pub fn decide(&self, parent: &IgnoreState, path: &str) -> Decision<'_> {
-        self.go_through(parent, path, |_| {})
+        self.enter(parent, path).0
     }
 
     /// Decides about a directory and returns what its children need to know.
     #[must_use]
     pub fn enter(&self, parent: &IgnoreState, path: &str) -> (Decision<'_>, IgnoreState) {
-        let mut state = self.root();
-        let decision = self.go_through(parent, path, |index| state.set(index));
-        (decision, state)
-    }
-
-    /// Goes through the patterns in order and tells which of them match.
-    fn go_through(&self, parent: &IgnoreState, path: &str, mut matched: impl FnMut(usize)) -> Decision<'_> {
-        let mut decision = Decision { excluded: false, pattern: None };
-        for (index, pattern) in self.patterns.iter().enumerate() {
-            let of_parent = parent.get(index);
-            let idle = pattern.negated != decision.excluded;
-            if of_parent || (!idle && pattern.rule.matches(path)) {
-                matched(index);
-                decision = Decision { excluded: !pattern.negated, pattern: Some(pattern) };
+        let mut state = *parent;
+        let mut excluded = self.decision(state).excluded;
+        for (index, pattern) in self.patterns.iter().enumerate().skip(parent.last.map_or(0, |last| last + 1))
+        {
+            if pattern.negated == excluded && pattern.rule.matches(path) {
+                excluded = !pattern.negated;
+                state.last = Some(index);
             }
         }
-        decision
+        (self.decision(state), state)
+    }
+
+    fn decision(&self, state: IgnoreState) -> Decision<'_> {
+        let pattern = state.last.and_then(|last| self.patterns.get(last));
+        Decision { excluded: pattern.is_some_and(|pattern| !pattern.negated), pattern }
     }
 
     /// Tells whether a path below a directory could be taken in again, when `decision` was made about the directory.

@@ -5,16 +5,25 @@ use super::walk::State;
 use super::{Linter, shell};
 use crate::diagnostic::{Diagnostic, Fix, quote};
 use crate::instruction::{CommandForm, Expose, Maintainer, Workdir};
-use crate::parser::Statement;
+use crate::parser::{Stage, Statement};
 use crate::source::{Span, Spanned};
 use crate::word::is_literal;
 
 /// The instructions of which only the last counts, where they were last.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Once {
     cmd: Option<Span>,
     entrypoint: Option<Span>,
     healthcheck: Option<Span>,
+    /// Whether the stage has CMD and ENTRYPOINT, so that the form of one decides what the other means.
+    both: bool,
+}
+
+impl Once {
+    pub(super) fn new(stage: &Stage) -> Self {
+        let has = |name: &str| stage.instructions.iter().any(|other| other.instruction.name() == name);
+        Self { cmd: None, entrypoint: None, healthcheck: None, both: has("CMD") && has("ENTRYPOINT") }
+    }
 }
 
 /// Reports the earlier of two instructions, because it is the one without effect.
@@ -38,7 +47,12 @@ pub(super) fn cmd(
     seen: &mut Once,
 ) {
     once(linter, "CMD", statement.span, &mut seen.cmd);
-    json_form(linter, "CMD", statement, form, state);
+    let Some(mut finding) = json_form(linter, "CMD", statement, form, state) else { return };
+    // What an entry point makes of its arguments is its own affair.
+    if seen.both || state.has_entrypoint {
+        finding.fix = None;
+    }
+    linter.report(finding);
 }
 
 pub(super) fn entrypoint(
@@ -49,25 +63,29 @@ pub(super) fn entrypoint(
     seen: &mut Once,
 ) {
     once(linter, "ENTRYPOINT", statement.span, &mut seen.entrypoint);
-    json_form(linter, "ENTRYPOINT", statement, form, state);
+    let Some(mut finding) = json_form(linter, "ENTRYPOINT", statement, form, state) else { return };
+    if seen.both {
+        finding.fix = None;
+    }
+    linter.report(finding);
 }
 
 /// A shell between the container and its program keeps signals from it; a chosen shell is wanted.
 fn json_form(
-    linter: &mut Linter<'_>,
+    linter: &Linter<'_>,
     keyword: &str,
     statement: &Statement,
     form: &CommandForm,
     state: &State,
-) {
-    let CommandForm::Shell(text) = form else { return };
+) -> Option<Diagnostic> {
+    let CommandForm::Shell(text) = form else { return None };
     if state.has_shell {
-        return;
+        return None;
     }
     let message = format!("{keyword} runs in a shell, which does not pass signals on");
+    let finding = Diagnostic::warning("JSONArgsRecommended", statement.span, message);
     if text.value.trim().is_empty() {
-        let help = format!("write `{keyword} []` to remove an inherited command");
-        return linter.warn("JSONArgsRecommended", statement.span, message, help);
+        return Some(finding.with_help(format!("write `{keyword} []` to remove an inherited command")));
     }
     let json = shell::plain_words(&text.value).map(|words| json(&words));
     let help = match &json {
@@ -75,10 +93,7 @@ fn json_form(
         None => format!("write {keyword} in JSON form; a shell that is needed can be its first element"),
     };
     let fix = json.filter(|_| text.span.text(linter.file.source) == text.value);
-    let fix = fix.map(|json| Fix::replace(text.span, json));
-    linter.report(
-        Diagnostic::warning("JSONArgsRecommended", statement.span, message).with_help(help).with_fix(fix),
-    );
+    Some(finding.with_help(help).with_fix(fix.map(|json| Fix::replace(text.span, json))))
 }
 
 /// Writes words that need no escapes as a JSON array.

@@ -6,7 +6,6 @@ use crate::diagnostic::{Diagnostic, Fix, quote};
 use crate::expand::{Expanded, expand_word};
 use crate::parser::Stage;
 use crate::source::{Span, Spanned};
-use crate::suggest::suggest;
 
 pub(super) fn check(linter: &mut Linter<'_>) {
     let tree = linter.file.tree;
@@ -27,10 +26,10 @@ pub(super) fn check(linter: &mut Linter<'_>) {
 fn undefined(linter: &mut Linter<'_>, word: &Spanned<String>) {
     let Some(found) = linter.graph.expand(linter.file.tree, word) else { return };
     for name in found.undefined.iter().filter(|name| !linter.graph.declared.contains(*name)) {
-        let known = linter.graph.declared.iter().chain(linter.input.globals.keys());
-        let known: Vec<&str> = known.take(super::MOST_SUGGESTIONS).map(String::as_str).collect();
+        let (graph, input) = (linter.graph, linter.input);
+        let known = graph.declared.iter().chain(input.globals.keys());
         let message = format!("`${name}` is not declared above the first FROM, so it is empty");
-        let help = match suggest(name, &known) {
+        let help = match linter.suggest(name, known) {
             Some(near) => format!("did you mean `${near}`?"),
             None => format!("add `ARG {name}=<default>` above the first FROM"),
         };

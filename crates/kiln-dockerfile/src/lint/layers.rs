@@ -136,7 +136,10 @@ pub(super) fn run(
         for manager in &MANAGERS {
             cache_left(linter, statement, run, &script, manager);
         }
-        only_deletes(linter, statement, &script, state);
+        // With a mount, the files may be those of the mount.
+        if run.mounts.is_empty() {
+            only_deletes(linter, statement, &script, state);
+        }
     }
     state.made.ran = true;
 }

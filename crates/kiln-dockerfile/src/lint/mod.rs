@@ -30,14 +30,17 @@ use crate::diagnostic::Diagnostic;
 use crate::ignore::Ignore;
 use crate::parser::Dockerfile;
 use crate::source::Span;
+use crate::suggest::suggest;
 
 pub use fix::apply;
 pub use graph::{Base, Graph};
 pub use policy::{Policy, PolicyError};
 pub use rules::{Origin, RULES, Rule, rule};
 
-/// No more names than these are compared with a misspelt one: the comparison is made for each misspelling.
-const MOST_SUGGESTIONS: usize = 300;
+/// No more names than these are compared with a misspelt one.
+const MOST_NAMES: usize = 300;
+/// No more misspellings than these are compared with names: nobody reads on, and the comparison takes time.
+const MOST_SUGGESTIONS: usize = 100;
 
 /// A file that was read: the tree, its text, and the warnings that came with it.
 #[derive(Debug, Clone, Copy)]
@@ -124,6 +127,8 @@ pub struct BaseFacts {
     pub workdir: String,
     /// Whether it has a shell of its own.
     pub has_shell: bool,
+    /// Whether it has an entry point.
+    pub has_entrypoint: bool,
 }
 
 /// What was found.
@@ -159,6 +164,7 @@ pub fn lint(file: &File<'_>, input: &LintInput<'_>) -> Report {
         graph: &graph,
         places: policy::Places::new(file.tree),
         report: Report::default(),
+        suggestions: MOST_SUGGESTIONS,
     };
     for diagnostic in file.diagnostics.iter().filter(|diagnostic| !diagnostic.is_error()) {
         let fix = (diagnostic.code == "NoEmptyContinuation").then(|| fix::blank_lines(file, diagnostic.span));
@@ -182,6 +188,8 @@ struct Linter<'a> {
     graph: &'a Graph,
     places: policy::Places,
     report: Report,
+    /// How many times a name may still be searched for.
+    suggestions: usize,
 }
 
 impl<'a> Linter<'a> {
@@ -205,6 +213,13 @@ impl<'a> Linter<'a> {
         if self.applies(rule, span.start) {
             self.report.unchecked.push(Unchecked { rule, image: image.to_owned(), span });
         }
+    }
+
+    /// Returns the name that was probably meant.
+    fn suggest<'n>(&mut self, wanted: &str, names: impl Iterator<Item = &'n String>) -> Option<&'n str> {
+        self.suggestions = self.suggestions.checked_sub(1)?;
+        let names: Vec<&str> = names.take(MOST_NAMES).map(String::as_str).collect();
+        suggest(wanted, &names)
     }
 
     /// The keyword of the instruction at a place, as written.

@@ -53,12 +53,17 @@ fn image(found: &str, wanted: &str, env: &[(&str, &str)]) -> BaseFacts {
         env: text(env).into_iter().collect(),
         workdir: "/srv".to_owned(),
         has_shell: false,
+        has_entrypoint: false,
     }
 }
 
 fn report(source: &str, facts: &Facts) -> Report {
     let (tree, diagnostics) = crate::parse(source);
     assert!(diagnostics.iter().all(|found| !found.is_error()), "{source}: {diagnostics:?}");
+    report_of(&File { tree: &tree, source, diagnostics: &diagnostics }, facts)
+}
+
+fn report_of(file: &File<'_>, facts: &Facts) -> Report {
     let globals = text(&[
         ("TARGETPLATFORM", "linux/arm64"),
         ("TARGETARCH", "arm64"),
@@ -72,7 +77,7 @@ fn report(source: &str, facts: &Facts) -> Report {
         !text.is_empty() && !text.ends_with([':', '@', '/']) && text.chars().all(plain)
     };
     let input = LintInput {
-        policy: &Policy::of(&tree, &facts.build_args).unwrap(),
+        policy: &Policy::of(file.tree, &facts.build_args).unwrap(),
         scope: facts.scope,
         target: facts.target,
         build_args: &facts.build_args,
@@ -83,7 +88,7 @@ fn report(source: &str, facts: &Facts) -> Report {
         pinning: facts.pinning,
         grammar: Grammar { reference, platform },
     };
-    lint(&File { tree: &tree, source, diagnostics: &diagnostics }, &input)
+    lint(file, &input)
 }
 
 /// Expects these rules at these pieces of text, and nothing else.

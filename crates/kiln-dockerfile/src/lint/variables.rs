@@ -12,7 +12,6 @@ use crate::heredoc::Heredoc;
 use crate::instruction::{Arg, Env, Label, Pair, PairForm, Run};
 use crate::parser::{Stage, Statement};
 use crate::source::{Span, Spanned};
-use crate::suggest::suggest;
 
 /// Expands the words of one instruction, all with the variables as they were before it.
 pub(super) struct Words<'w, 'a> {
@@ -105,9 +104,7 @@ impl<'w, 'a> Words<'w, 'a> {
             let fix = first.then(|| Fix::replace(at, format!("{word} {name}\n")));
             return self.linter.report(finding.with_help(help).with_fix(fix));
         }
-        let names: Vec<&str> =
-            self.state.vars.keys().take(super::MOST_SUGGESTIONS).map(String::as_str).collect();
-        let help = match suggest(name, &names) {
+        let help = match self.linter.suggest(name, self.state.vars.keys()) {
             Some(near) => format!("did you mean `${near}`?"),
             None => format!("declare it above with ARG or ENV, or write `${{{name}:-}}` if it may be empty"),
         };

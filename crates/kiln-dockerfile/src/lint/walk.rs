@@ -27,6 +27,8 @@ pub(super) struct State {
     pub(super) workdir_set: bool,
     /// Whether SHELL, of this file or of the base, names the shell.
     pub(super) has_shell: bool,
+    /// Whether the stage has an entry point by now, or may have one from its base.
+    pub(super) has_entrypoint: bool,
     /// What earlier instructions of this file put into the image.
     pub(super) made: layers::Made,
 }
@@ -69,9 +71,11 @@ fn start(linter: &Linter<'_>, index: usize, stage: &Stage, done: &BTreeMap<usize
             vars.extend(facts.env.iter().cloned());
             state.workdir = Some(if facts.workdir.is_empty() { "/" } else { &facts.workdir }.to_owned());
             state.has_shell = facts.has_shell;
+            state.has_entrypoint = facts.has_entrypoint;
         }
         (_, None) => {
             state.open = true;
+            state.has_entrypoint = true;
             state.base = Some(stage.from.instruction.image.value.as_str().into());
         }
     }
@@ -81,7 +85,7 @@ fn start(linter: &Linter<'_>, index: usize, stage: &Stage, done: &BTreeMap<usize
 }
 
 fn walk(linter: &mut Linter<'_>, index: usize, stage: &Stage, mut state: State) -> State {
-    let mut once = command::Once::default();
+    let mut once = command::Once::new(stage);
     for statement in &stage.instructions {
         visit(linter, index, stage, statement, &mut state, &mut once);
     }
@@ -115,6 +119,7 @@ fn visit(
         Instruction::Cmd(cmd) => command::cmd(linter, statement, &cmd.command, state, once),
         Instruction::Entrypoint(entrypoint) => {
             command::entrypoint(linter, statement, &entrypoint.command, state, once);
+            state.has_entrypoint = true;
         }
         Instruction::Healthcheck(_) => command::healthcheck(linter, statement, once),
         Instruction::Maintainer(maintainer) => command::maintainer(linter, statement, maintainer),

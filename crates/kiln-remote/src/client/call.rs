@@ -336,7 +336,7 @@ pub(crate) fn note_refusal(
 pub(crate) fn transient(error: &Error) -> bool {
     match error {
         Error::Network { .. } | Error::Timeout { .. } => true,
-        Error::Status { status, .. } | Error::Token { status, .. } => {
+        Error::Status { status, .. } | Error::Token { status, .. } | Error::Web { status, .. } => {
             StatusCode::from_u16(*status).is_ok_and(|status| retry::may_pass(status, &Method::GET))
         }
         _ => false,

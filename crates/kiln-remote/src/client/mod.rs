@@ -17,6 +17,7 @@ pub(crate) mod tls;
 mod token;
 mod transport;
 mod upload;
+mod web;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,6 +33,7 @@ pub use blob::BlobReader;
 pub use retry::Retries;
 pub use tls::Roots;
 pub use upload::{Delivery, UploadSource, Uploaded};
+pub use web::{WebAnswer, WebMethod, WebReader, WebRequest};
 
 use crate::credentials::Credentials;
 use crate::error::Error;

@@ -97,6 +97,14 @@ pub enum Error {
         /// Whether the request carried credentials or a token got with them.
         login: Login,
     },
+    /// A web server that is no registry answered with a failure.
+    #[error("{asked}: the server answered {}", status_text(*.status))]
+    Web {
+        /// What was asked.
+        asked: Box<Asked>,
+        /// HTTP status.
+        status: u16,
+    },
     /// The token server answered with a failure.
     #[error("{asked}: token server `{realm}` answered {}{}", status_text(*.status), faults_text(.faults, .body))]
     Token {
@@ -253,6 +261,7 @@ impl Error {
             Self::Status { status, faults, login, .. } | Self::Token { status, faults, login, .. } => {
                 status_kind(*status, faults, *login)
             }
+            Self::Web { status, .. } => status_kind(*status, &[], Login::Anonymous),
             Self::Network { .. } | Self::Timeout { .. } | Self::Runtime { .. } => ErrorKind::Network,
             Self::Tls { .. } => ErrorKind::Tls,
             Self::Protocol { .. } => ErrorKind::Server,
@@ -272,6 +281,7 @@ impl Error {
     pub fn asked(&self) -> Option<&Asked> {
         match self {
             Self::Status { asked, .. }
+            | Self::Web { asked, .. }
             | Self::Token { asked, .. }
             | Self::Network { asked, .. }
             | Self::Tls { asked, .. }
@@ -298,6 +308,10 @@ impl Error {
                 "give the authority's certificate with `ca = \"/path/ca.pem\"` for `{host}`, \
                  or skip the check with `--skip-tls-verify-registry {host}`"
             )),
+            Self::Web { status: 401 | 403, .. } => {
+                Some("the server wants to know who asks; give it the credentials that it takes".to_owned())
+            }
+            Self::Web { .. } => None,
             other => hint_of_kind(other.kind(), other.asked()?, other.login()),
         }
     }
@@ -312,7 +326,9 @@ impl Error {
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         match self {
-            Self::Status { status, .. } | Self::Token { status, .. } => Some(*status),
+            Self::Status { status, .. } | Self::Token { status, .. } | Self::Web { status, .. } => {
+                Some(*status)
+            }
             _ => None,
         }
     }

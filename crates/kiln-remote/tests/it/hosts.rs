@@ -72,7 +72,7 @@ fn a_mirror_that_is_gone_is_asked_once() {
 }
 
 /// A proxy that knows one way: to `target`, whatever it is asked for. Returns its URL and what it is asked.
-fn proxy(target: String) -> (String, Receiver<String>) {
+pub(crate) fn proxy(target: String) -> (String, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (heads_in, heads) = channel();
@@ -142,7 +142,7 @@ fn a_redirect_to_another_host_carries_no_credentials() {
     assert!(origin.log().iter().any(|r| r.authorization == "Basic"));
 }
 
-fn tls() -> Running {
+pub(crate) fn tls() -> Running {
     let files = TlsFiles { certificate: certificate("server.pem"), key: certificate("server.key") };
     Registry::start(RegistryConfig { tls: Some(files), ..RegistryConfig::default() }).unwrap()
 }

@@ -9,3 +9,4 @@ mod pull;
 mod push;
 mod real;
 mod support;
+mod web;

@@ -103,7 +103,7 @@ impl Targets {
                     detour.extend(&parts[index + 1..]);
                     return self.make(&plain(&detour), ground, detours - 1);
                 }
-                Err(errno) => return Err(errno).step_at(STEP, path),
+                Err(errno) => return Err(errno).step_at(STEP, path).map_err(explain_read_only),
             }
         }
         self.open(&so_far).step_at(STEP, path)
@@ -114,6 +114,16 @@ impl Targets {
         let name = name_of(dir)?;
         let below = name.strip_prefix(&self.prefix).map_err(|_| Errno::XDEV)?;
         Ok(Path::new("/").join(below))
+    }
+}
+
+fn explain_read_only(error: Error) -> Error {
+    match error.errno.map(Errno::from_raw_os_error) {
+        Some(Errno::ROFS) => error.hint(
+            "it lies in another mount that is read-only and has nothing there: choose a target outside of it, \
+             or make the other one `rw`",
+        ),
+        _ => error,
     }
 }
 

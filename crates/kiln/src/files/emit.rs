@@ -69,9 +69,15 @@ fn is_directory(item: &Item) -> bool {
 }
 
 /// Of two entries for one path the later wins, but a directory that is only filled keeps what it has.
-fn pick(earlier: (usize, Item), later: (usize, Item), replaces: bool) -> Result<(usize, Item)> {
+fn pick(mut earlier: (usize, Item), later: (usize, Item), replaces: bool) -> Result<(usize, Item)> {
+    let roles = (earlier.1.role, later.1.role);
     match (is_directory(&earlier.1), is_directory(&later.1)) {
-        (true, true) if matches!(later.1.role, Role::Filled | Role::Implied) => Ok(earlier),
+        (true, true) if matches!(roles.1, Role::Filled | Role::Implied) => Ok(earlier),
+        (true, true) if matches!(roles, (Role::OnTheWay | Role::OnTheWayAgain, Role::OnTheWay)) => {
+            earlier.1.entry.mode = later.1.entry.mode;
+            earlier.1.role = Role::OnTheWayAgain;
+            Ok(earlier)
+        }
         (true, true) | (false, false) => Ok(later),
         _ if replaces => Ok(later),
         (true, false) => Err(no_file(&later.1.entry.path)),
@@ -170,7 +176,7 @@ fn settle(mut entry: Entry, role: Role, there: Option<Entry>, attributes: &Attri
         match role {
             Role::Copied => {}
             Role::Filled | Role::Implied => return there,
-            Role::OnTheWay => {
+            Role::OnTheWay | Role::OnTheWayAgain => {
                 there.mode = entry.mode;
                 return there;
             }
@@ -184,10 +190,11 @@ fn settle(mut entry: Entry, role: Role, there: Option<Entry>, attributes: &Attri
     }
     match &attributes.mode {
         Some(mode) if role == Role::Filled => entry.mode = mode.of_made_directory(),
-        Some(mode) if !matches!(entry.kind, Kind::Symlink { .. }) => {
+        Some(_) if role == Role::OnTheWayAgain || matches!(entry.kind, Kind::Symlink { .. }) => {}
+        Some(mode) => {
             entry.mode = mode.apply(entry.mode, entry.kind == Kind::Directory);
         }
-        _ => {}
+        None => {}
     }
     entry
 }

@@ -92,15 +92,26 @@ fn select_parents(from: &SourceTree, source: &CopySource) -> Result<Vec<Selected
     if glob::has_wildcard(&source.path) {
         return Ok(found);
     }
-    // A plain path has to exist; links on the way behind the pivot are not followed.
     for selected in &found {
         let path = rooted(pattern).components().fold(selected.path.clone(), |path, name| path.join(name));
-        let there = path.is_root() || from.tree.stat(&path)?.is_some();
-        if !there || (from.excluded(&path) && !from.may_hold_included(&path)) {
+        if !exists_below(from, &selected.path, &path)? {
             return Err(missing(from, &path, source));
         }
     }
     if found.is_empty() { Err(missing(from, &rooted(top), source)) } else { Ok(found) }
+}
+
+/// Tells whether `path` is there and not ignored, without a link on the way from `top` to it: the walk follows none.
+fn exists_below(from: &SourceTree, top: &EntryPath, path: &EntryPath) -> Result<bool> {
+    let mut at = path.parent();
+    while let Some(dir) = at.filter(|dir| dir != top && dir.starts_with(top)) {
+        if from.tree.stat(&dir)?.is_none_or(|n| n.entry.kind != Kind::Directory) {
+            return Ok(false);
+        }
+        at = dir.parent();
+    }
+    let there = path == top || from.tree.stat(path)?.is_some();
+    Ok(there && (!from.excluded(path) || from.may_hold_included(path)))
 }
 
 /// Makes an operand a path below the root of its tree: `..` and leading slashes lead nowhere else.

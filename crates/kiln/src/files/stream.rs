@@ -33,6 +33,8 @@ pub(super) enum Role {
     Filled,
     /// A directory of the source in which something is copied: if it exists, it takes the mode and keeps its owner.
     OnTheWay,
+    /// The same for several sources of one instruction: `--chmod` counts where it is made, and the next takes it back.
+    OnTheWayAgain,
     /// A directory that an archive has files in, but no entry for: root's, unless it exists.
     Implied,
 }

@@ -64,7 +64,9 @@ pub(super) fn claim_all(
             id: id.clone(),
             namespace: namespace.clone(),
             seed: digest,
-            owner: (*mode, *uid, *gid),
+            mode: *mode,
+            uid: *uid,
+            gid: *gid,
         };
         caches.targets.insert(target.clone(), identity.clone());
         let owner = FileOwner { uid: uid.unwrap_or(0), gid: gid.unwrap_or(0), mode: mode.unwrap_or(0o755) };

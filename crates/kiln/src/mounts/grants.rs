@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::os::unix::fs::FileTypeExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::engine::Grants;
 use crate::error::{Error, Result};
@@ -30,8 +30,8 @@ pub(crate) fn read(request: &BuildRequest) -> Result<Grants> {
         }
         secrets.insert(id.clone(), value);
     }
-    for (id, path) in &request.ssh {
-        check_socket(id, path)?;
+    for (id, agent) in &request.ssh {
+        check_socket(id, &agent.socket)?;
     }
     Ok(Grants { secrets, agents: request.ssh.clone() })
 }
@@ -44,7 +44,7 @@ fn read_file(id: &str, path: &Path) -> Result<Secret> {
     Ok(Secret::new(value))
 }
 
-fn check_socket(id: &str, path: &PathBuf) -> Result<()> {
+fn check_socket(id: &str, path: &Path) -> Result<()> {
     let shown = path.display();
     let meta = std::fs::metadata(path)
         .map_err(|e| Error::input(format!("cannot use `{shown}` as SSH agent `{id}`")).because(e))?;

@@ -45,6 +45,15 @@ pub enum SecretSource {
     Value(Secret),
 }
 
+/// An SSH agent that commands may use.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct SshAgent {
+    /// Its socket.
+    pub socket: PathBuf,
+    /// Passes on everything; otherwise commands can list keys and sign, and nothing else.
+    pub raw: bool,
+}
+
 /// What a RUN may do only when the build allows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Entitlement {

@@ -14,10 +14,13 @@ use kiln_dockerfile::ignore::Ignore;
 use kiln_oci::{Digest, Hasher};
 
 use super::mounts::source_digest;
+use crate::address::GitTimes;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::files::{Assumptions, SourceTree, digest, select};
-use crate::graph::{CopyAction, CopyFrom, FileAction, Layout, Mode, Onto, Op, Plan, VertexId};
+use crate::graph::{
+    CopyAction, CopyFrom, FileAction, GitCommit, HttpFile, Layout, Mode, Onto, Op, Plan, VertexId,
+};
 
 /// Changed whenever the same inputs would give another layer than before.
 const VERSION: &str = "kiln layer 2";
@@ -69,7 +72,7 @@ pub(super) fn all(
                 hasher.field(engine.scheme().as_bytes());
                 for mount in &exec.mounts {
                     let Some(source) = mount.source() else { continue };
-                    match source_digest(source, mount.place.as_ref(), &states, contexts) {
+                    match source_digest(source, mount.place.as_ref(), engine.epoch, &states, contexts) {
                         Ok(digest) => hasher.field(digest.as_str().as_bytes()),
                         Err(error) => errors.push(error.at(mount.place.clone())),
                     }
@@ -78,7 +81,7 @@ pub(super) fn all(
             Op::File(file) => {
                 onto(plan, id, base_read, file.onto, &mut hasher);
                 for action in &file.actions {
-                    let hashed = self::action(action, &states, contexts, &mut hasher);
+                    let hashed = self::action(action, engine.epoch, &states, contexts, &mut hasher);
                     errors.extend(hashed.err().map(|e| e.at(vertex.meta.place.clone())));
                 }
             }
@@ -117,6 +120,7 @@ fn onto(plan: &Plan, id: VertexId, base_read: &[bool], onto: Onto, hasher: &mut 
 
 fn action(
     action: &FileAction,
+    epoch: i64,
     keys: &[Digest],
     contexts: &BTreeMap<String, SourceTree>,
     hasher: &mut Hasher,
@@ -147,7 +151,7 @@ fn action(
             for pattern in &copy.exclude {
                 hasher.field(pattern.as_bytes());
             }
-            self::sources(copy, keys, contexts, hasher)?;
+            self::sources(copy, epoch, keys, contexts, hasher)?;
         }
     }
     Ok(())
@@ -156,6 +160,7 @@ fn action(
 /// Files of a context count by their content, files of another step by its key.
 fn sources(
     copy: &CopyAction,
+    epoch: i64,
     keys: &[Digest],
     contexts: &BTreeMap<String, SourceTree>,
     hasher: &mut Hasher,
@@ -165,6 +170,14 @@ fn sources(
     let exclude = Arc::new(exclude);
     for source in &copy.sources {
         match &copy.from {
+            CopyFrom::Http(file) => {
+                self::http(file, epoch, hasher);
+                hasher.field(source.path.as_bytes());
+            }
+            CopyFrom::Git(commit) => {
+                self::commit(commit, hasher);
+                hasher.field(source.path.as_bytes());
+            }
             CopyFrom::Vertex(id) => {
                 hasher.field(b"from");
                 hasher.field(key(keys, *id)?.as_str().as_bytes());
@@ -181,6 +194,28 @@ fn sources(
         }
     }
     Ok(())
+}
+
+/// A file of a web server is its content and its time, wherever it came from.
+pub(super) fn http(file: &HttpFile, epoch: i64, hasher: &mut Hasher) {
+    hasher.field(b"http");
+    hasher.field(file.digest.as_str().as_bytes());
+    // A later time is cut to the epoch in any case.
+    let time = file.last_modified.filter(|time| *time < epoch);
+    hasher.field(format!("{time:?}").as_bytes());
+}
+
+/// A commit says everything about its files and submodules, but not what of them is asked for.
+pub(super) fn commit(commit: &GitCommit, hasher: &mut Hasher) {
+    let address = &commit.address;
+    hasher.field(b"git");
+    hasher.field(commit.commit.as_bytes());
+    hasher.field(address.subdir.as_bytes());
+    hasher.field(&[u8::from(address.submodules), u8::from(address.times == GitTimes::Commit)]);
+    if commit.keep_git_dir {
+        hasher.field(address.remote.to_string().as_bytes());
+        hasher.field(commit.reference.as_deref().unwrap_or_default().as_bytes());
+    }
 }
 
 fn key(keys: &[Digest], id: VertexId) -> Result<&Digest> {

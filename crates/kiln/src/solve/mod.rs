@@ -7,6 +7,7 @@
 
 mod keys;
 mod mounts;
+mod remote;
 mod schedule;
 mod step;
 
@@ -128,6 +129,11 @@ impl Prepared<'_> {
                 .get(name)
                 .cloned()
                 .ok_or_else(|| no_files(name).at(copy.sources.first().and_then(|s| s.place.clone()))),
+            CopyFrom::Http(file) => {
+                let name = copy.sources.first().map_or("", |source| source.path.as_str());
+                remote::file(self.engine, file, name)
+            }
+            CopyFrom::Git(commit) => remote::commit(self.engine, commit),
             CopyFrom::Vertex(id) => {
                 let rootfs = states.get(id).ok_or_else(|| Error::internal("a COPY ran before its source"))?;
                 let dirs = self.engine.all_files(&rootfs.layers)?;
@@ -173,6 +179,14 @@ fn open_contexts(plan: &Plan, contexts: &BTreeMap<String, Context>) -> Result<BT
                 ignore: Some(Arc::new(context.ignore.clone())),
                 ignore_file: context.ignore_file.clone(),
                 what,
+            };
+            let tree = match context.time {
+                Some(time) => SourceTree {
+                    tree: Arc::new(crate::files::CommitTree::open(dir, &context.name, Some(time))?),
+                    ignore: None,
+                    ..tree
+                },
+                None => tree,
             };
             open.insert(name.clone(), tree);
         }

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use kiln_dockerfile::ignore::Ignore;
 use kiln_oci::{Digest, Hasher};
 
-use super::Prepared;
+use super::{Prepared, keys, remote};
 use crate::error::{Error, Place, Result};
 use crate::files::{SourceTree, ViewTree, digest};
 use crate::graph::{CopyFrom, MountSource, VertexId};
 use crate::mounts::{Files, Mounted, select};
 use crate::rootfs::Rootfs;
+
+/// The name of the file in a context that is a web address.
+const FILE: &str = "context";
 
 /// Returns what stands for the files of `source`: the content of a context's, the key of a step's.
 ///
@@ -20,6 +23,7 @@ use crate::rootfs::Rootfs;
 pub(super) fn source_digest(
     source: &MountSource,
     place: Option<&Place>,
+    epoch: i64,
     keys: &[Digest],
     contexts: &BTreeMap<String, SourceTree>,
 ) -> Result<Digest> {
@@ -29,6 +33,14 @@ pub(super) fn source_digest(
             let key = keys.get(*id).ok_or_else(|| Error::internal("a mount comes before its source"))?;
             hasher.field(b"from");
             hasher.field(key.as_str().as_bytes());
+            hasher.field(source.path.as_bytes());
+        }
+        CopyFrom::Http(file) => {
+            keys::http(file, epoch, &mut hasher);
+            hasher.field(source.path.as_bytes());
+        }
+        CopyFrom::Git(commit) => {
+            keys::commit(commit, &mut hasher);
             hasher.field(source.path.as_bytes());
         }
         CopyFrom::Context(name) => {
@@ -65,7 +77,7 @@ impl Prepared<'_> {
     ) -> Result<Mounted> {
         let open = |source: &MountSource, place: Option<&Place>| self.mounted_files(source, place, states);
         let seeds = |source: &MountSource, place: Option<&Place>| {
-            source_digest(source, place, &self.keys.states, &self.contexts)
+            source_digest(source, place, self.engine.epoch, &self.keys.states, &self.contexts)
         };
         crate::mounts::prepare(self.engine, mounts, &open, &seeds)
     }
@@ -81,6 +93,14 @@ impl Prepared<'_> {
             CopyFrom::Context(name) => {
                 let tree = context(name, place, &self.contexts)?.clone();
                 return Ok(Files { tree, layers: None });
+            }
+            CopyFrom::Http(file) => {
+                let name = source.path.trim_start_matches('/');
+                let tree = remote::file(self.engine, file, if name.is_empty() { FILE } else { name })?;
+                return Ok(Files { tree, layers: None });
+            }
+            CopyFrom::Git(commit) => {
+                return Ok(Files { tree: remote::commit(self.engine, commit)?, layers: None });
             }
         };
         let rootfs = states.get(&id).ok_or_else(|| Error::internal("a mount came before its source"))?;

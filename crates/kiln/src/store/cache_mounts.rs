@@ -42,13 +42,15 @@ pub struct CacheIdentity {
     /// Digest of what a new cache starts with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<Digest>,
-    /// Mode, owner and group of a new cache, where they are given.
-    #[serde(default, skip_serializing_if = "is_usual")]
-    pub owner: (Option<u32>, Option<u32>, Option<u32>),
-}
-
-fn is_usual(owner: &(Option<u32>, Option<u32>, Option<u32>)) -> bool {
-    *owner == (None, None, None)
+    /// Mode of a new cache, where it is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+    /// Owner of a new cache, where it is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Group of a new cache, where it is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
 }
 
 impl CacheIdentity {
@@ -243,6 +245,18 @@ pub(super) fn dirs(root: &Path) -> Result<Vec<(PathBuf, Metadata)>> {
         }
     }
     Ok(found)
+}
+
+/// Removes the folders of caches of which nothing is left but the name.
+pub(super) fn remove_empty(root: &Path) -> Result<()> {
+    for (scheme, _) in super::prune::list(&root.join(FOLDER))? {
+        for (key, _) in super::prune::list(&scheme)? {
+            if !super::prune::list(&key)?.iter().any(|(_, meta)| meta.is_dir()) {
+                kiln_sandbox::remove_tree(&key).on("remove", &key)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn name_of(path: &Path) -> String {

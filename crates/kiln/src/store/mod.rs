@@ -9,6 +9,8 @@
 //!   cache-mounts/SCHEME/KEY/       caches of `RUN --mount=type=cache`; KEY is the digest of what is in id.json
 //!     id.json                      the id and what else tells one cache from another
 //!     N/fs  N/lock                 0, and more when commands at the same time must not share; flock while in use
+//!   http/HASH.json                 what a URL gave, and by what its server knows that
+//!   git/COMMIT-OPTIONS/tree        the files of one commit each
 //!   locks/NAME                     advisory locks (flock), so that any number of processes share a store
 //!   tmp/NAME/                      work in progress of one process, NAME.lock held while it lives
 //! ```
@@ -28,6 +30,7 @@ mod growing;
 mod images;
 mod prune;
 mod records;
+mod remote;
 mod snapshots;
 
 use std::fs::{self, File, TryLockError};
@@ -73,7 +76,7 @@ impl Store {
     /// # Errors
     /// When the directory cannot be written, or holds a store of another version.
     pub fn open(root: &Path) -> Result<Self> {
-        for folder in ["blobs/sha256", "snapshots", "records", "locks", "tmp"] {
+        for folder in ["blobs/sha256", "snapshots", "records", "http", "git", "locks", "tmp"] {
             let path = root.join(folder);
             fs::create_dir_all(&path).on("create", &path).map_err(|e| {
                 e.hint("name another directory with `--store DIR` or the variable KILN_STORE")

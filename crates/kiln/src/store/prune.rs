@@ -61,7 +61,7 @@ impl Store {
         if options.images {
             let _ = fs::remove_file(root.join("index.json"));
         }
-        for folder in ["blobs/sha256", "records", "tmp"] {
+        for folder in ["blobs/sha256", "records", "http", "git", "tmp"] {
             for (path, meta) in list(&root.join(folder))? {
                 let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
                 if (folder == "blobs/sha256" && keep.contains(&name)) || !old_enough(&meta) {
@@ -83,6 +83,7 @@ impl Store {
                 pruned.remove(&dir)?;
             }
         }
+        super::cache_mounts::remove_empty(root)?;
         drop(lock);
         Ok(pruned)
     }

@@ -51,11 +51,15 @@ fn pairs() {
 #[test]
 fn commands() {
     check_fix(
-        "FROM scratch\nENTRYPOINT node  server.js\nCMD start --port=80\n",
-        "FROM scratch\nENTRYPOINT [\"node\", \"server.js\"]\nCMD [\"start\", \"--port=80\"]\n",
+        "FROM scratch AS a\nENTRYPOINT node  server.js\nFROM scratch\nCMD start --port=80\n",
+        "FROM scratch AS a\nENTRYPOINT [\"node\", \"server.js\"]\nFROM scratch\nCMD [\"start\", \"--port=80\"]\n",
     );
     check_none("FROM scratch\nCMD a && b\n");
     check_none("FROM scratch\nCMD exec a $B\n");
+    // The form of one of them decides what the other means, here or in the base.
+    check_none("FROM scratch\nENTRYPOINT a\nCMD b\n");
+    check_none("FROM scratch AS a\nENTRYPOINT [\"a\"]\nFROM a\nCMD b\n");
+    check_none("FROM unknown\nCMD b\n");
 }
 
 #[test]

@@ -87,6 +87,7 @@ fn layer_only_deletes() {
         "RUN rm -rf /var/cache/debconf",
         "COPY x /opt/x\nRUN rm -rf /srv",
         "COPY x /opt/x\nRUN rm -rf $DIR",
+        "RUN make\nRUN --mount=type=cache,target=/tmp/build rm -rf /tmp/build/old",
     ] {
         clean(&stage(fine));
     }

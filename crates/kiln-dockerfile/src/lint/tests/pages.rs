@@ -29,8 +29,8 @@ impl Entry<'_> {
 
     /// The circumstances that the entry describes.
     fn facts(&self) -> Facts {
-        let mut facts = Facts::default();
-        facts.ignore = self.blocks("ignore").first().map(|text| Ignore::parse(text).0);
+        let ignore = self.blocks("ignore").first().map(|text| Ignore::parse(text).0);
+        let mut facts = Facts { ignore, ..Facts::default() };
         if self.rule == "UnpinnedBase" {
             facts.pinning = Pinning::Digest;
         }
@@ -66,5 +66,31 @@ fn bad_examples_raise_their_rule_and_good_ones_none() {
             facts.bases.insert(0, image("linux/arm64", "linux/arm64", &[]));
         }
         assert_eq!(report(good, &facts).findings, [], "{}: {good}", entry.rule);
+    }
+}
+
+/// A piece of a file, cut off anywhere, is looked at without harm, and no fix breaks what was whole.
+#[test]
+fn every_beginning_of_an_example_can_be_checked_and_fixed() {
+    for entry in entries() {
+        let facts = entry.facts();
+        for block in entry.blocks("dockerfile") {
+            let block = format!("{block}# ä\nCMD a\nENTRYPOINT <<EOF\nCOPY \"$A\" '\n");
+            for end in (0..block.len()).filter(|end| block.is_char_boundary(*end)) {
+                let source = &block[..end];
+                let (tree, diagnostics) = crate::parse(source);
+                let findings =
+                    report_of(&File { tree: &tree, source, diagnostics: &diagnostics }, &facts).findings;
+                for finding in &findings {
+                    assert!(
+                        source.get(finding.span.start..finding.span.end).is_some(),
+                        "{source}: {finding:?}"
+                    );
+                }
+                let faulty = |diagnostics: &[Diagnostic]| diagnostics.iter().any(Diagnostic::is_error);
+                let (fixed, _) = apply(source, &findings);
+                assert!(faulty(&diagnostics) || !faulty(&crate::parse(&fixed).1), "{source}\n{fixed}");
+            }
+        }
     }
 }

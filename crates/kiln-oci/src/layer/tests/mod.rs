@@ -1,5 +1,6 @@
 //! Layers there and back, and what the reader makes of bytes that no writer of ours would produce.
 
+mod archives;
 mod forms;
 mod hostile;
 mod oracles;

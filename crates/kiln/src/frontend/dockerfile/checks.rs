@@ -10,7 +10,7 @@ use kiln_dockerfile::lint::{
 use kiln_oci::{Platform, Reference};
 
 use super::vars::platform_args;
-use super::{Pin, Pins, Source, Wanted, pin_key};
+use super::{Ask, Pin, Pins, Source, Wanted, pin_key};
 use crate::error::{Error, Result};
 use crate::graph::BaseImage;
 use crate::progress::{Event, Sink};
@@ -80,7 +80,8 @@ impl<'a> Checker<'a> {
                 Some(Err(_)) => continue,
             };
             let place = Some(self.source.place(stage.from.instruction.image.span));
-            wanted.insert(index, Wanted { name: name.clone(), platform, place, similar: None });
+            wanted
+                .insert(index, Wanted { name: name.clone(), ask: Ask::Name, platform, place, similar: None });
         }
         wanted
     }
@@ -91,7 +92,7 @@ impl<'a> Checker<'a> {
         let bases = self.bases().into_iter().filter_map(|(index, wanted)| {
             match pins.get(&pin_key(&wanted.name, &wanted.platform))? {
                 Pin::Image(base) => Some((index, facts(base, &wanted.platform))),
-                Pin::Directory(_) => None,
+                Pin::Directory(_) | Pin::Http(_) | Pin::Git(_) => None,
             }
         });
         let file =
@@ -143,6 +144,7 @@ fn facts(base: &BaseImage, wanted: &Platform) -> BaseFacts {
         env: pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         workdir: config.config.working_dir.clone(),
         has_shell: config.config.shell.is_some(),
+        has_entrypoint: config.config.entrypoint.as_ref().is_some_and(|words| !words.is_empty()),
     }
 }
 

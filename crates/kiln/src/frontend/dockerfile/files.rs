@@ -5,7 +5,7 @@ use kiln_dockerfile::{Spanned, Statement};
 
 use super::lower::Lowering;
 use super::names::Named;
-use super::stage::{StageState, Words, clean, unsupported};
+use super::stage::{StageState, Words, clean};
 use crate::error::{Error, Place, Result};
 use crate::graph::{
     CopyAction, CopyFrom, CopySource, FileAction, FileOp, Layout, Mode, Onto, Op, is_numeric,
@@ -65,6 +65,7 @@ pub(super) fn copy(
         unpack: false,
     };
     let op = transfer.lower(lowering, state, from)?;
+    super::remote::refuse(&op.actions)?;
     let history = transfer.history(lowering, state)?;
     state.step(lowering, Op::File(op), statement, history, place);
     Ok(())
@@ -77,12 +78,6 @@ pub(super) fn add(
     add: &Add,
     place: &Place,
 ) -> Result<()> {
-    if let Some(checksum) = &add.checksum {
-        return Err(unsupported("ADD --checksum", &lowering.source.place(checksum.span)));
-    }
-    if let Some(keep) = &add.keep_git_dir {
-        return Err(unsupported("ADD --keep-git-dir", &lowering.source.place(keep.span)));
-    }
     let transfer = Transfer {
         instruction: "ADD",
         sources: &add.sources,
@@ -94,17 +89,8 @@ pub(super) fn add(
         layout: Layout::Flat,
         unpack: add.unpack.as_ref().is_none_or(|u| u.value),
     };
-    let op = transfer.lower(lowering, state, CopyFrom::Context(String::new()))?;
-    for action in &op.actions {
-        let FileAction::Copy(copy) = action else { continue };
-        for source in &copy.sources {
-            let remote = ["http://", "https://", "git://", "ssh://", "git@"];
-            if remote.iter().any(|prefix| source.path.starts_with(prefix)) {
-                let place = source.place.as_ref().unwrap_or(place);
-                return Err(unsupported(&format!("ADD of `{}`", source.path), place));
-            }
-        }
-    }
+    let mut op = transfer.lower(lowering, state, CopyFrom::Context(String::new()))?;
+    op.actions = super::remote::resolve(lowering, state, add, op.actions)?;
     let history = transfer.history(lowering, state)?;
     state.step(lowering, Op::File(op), statement, history, place);
     Ok(())
@@ -123,7 +109,7 @@ impl Transfer<'_> {
         }
         for source in self.sources {
             if let Operand::Path(path) = source {
-                parts.push(words.word(path)?);
+                parts.push(crate::address::mask(&words.word(path)?));
             }
         }
         for source in self.sources {

@@ -25,18 +25,7 @@ pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:
 /// When the Dockerfile asks for something that cannot be: an unknown stage, a bad variable, a cycle. All faults
 /// that can be seen at this point are reported, the first with the others beside it.
 pub fn lower(request: &BuildRequest, source: &Source, pins: &Pins) -> Result<Lowered> {
-    let mut lowering = Lowering {
-        request,
-        source,
-        pins,
-        plan: Plan::default(),
-        wanted: Vec::new(),
-        errors: Vec::new(),
-        images: BTreeMap::new(),
-        done: BTreeMap::new(),
-        globals: Vars::default(),
-        global_args: Vars::default(),
-    };
+    let mut lowering = Lowering::new(request, source, pins);
     let done = lowering.file();
     let mut errors = lowering.errors;
     match done {
@@ -62,12 +51,30 @@ pub(super) struct Lowering<'a> {
     /// Platform variables, visible in FROM and, once declared, in stages.
     globals: Vars,
     /// ARGs before the first FROM.
-    global_args: Vars,
+    pub(super) global_args: Vars,
+}
+
+impl<'a> Lowering<'a> {
+    pub(super) fn new(request: &'a BuildRequest, source: &'a Source, pins: &'a Pins) -> Self {
+        let mut lowering = Self {
+            request,
+            source,
+            pins,
+            plan: Plan::default(),
+            wanted: Vec::new(),
+            errors: Vec::new(),
+            images: BTreeMap::new(),
+            done: BTreeMap::new(),
+            globals: Vars::default(),
+            global_args: Vars::default(),
+        };
+        lowering.read_globals();
+        lowering
+    }
 }
 
 impl Lowering<'_> {
     fn file(&mut self) -> Result<Lowered> {
-        self.read_globals();
         let target = self.target()?;
         self.check_stages();
         let needed = self.needed(target);
@@ -81,6 +88,10 @@ impl Lowering<'_> {
         for index in needed {
             let state = self.stage(index)?;
             self.done.insert(index, state);
+        }
+        // What ADD takes from elsewhere is known only now, when its variables have values.
+        if !self.wanted.is_empty() {
+            return Ok(Lowered::Wanted(std::mem::take(&mut self.wanted)));
         }
         let state =
             self.done.remove(&target).ok_or_else(|| Error::internal("the target stage was not lowered"))?;
@@ -158,7 +169,7 @@ impl Lowering<'_> {
     }
 
     /// Lowers one stage; faults of its instructions are collected.
-    fn stage(&mut self, index: usize) -> Result<StageState> {
+    pub(super) fn stage(&mut self, index: usize) -> Result<StageState> {
         let stage = &self.source.tree.stages[index];
         let place = self.source.place(stage.from.instruction.image.span);
         let named = stage.name.as_ref().map(|n| n.value.clone());
@@ -210,20 +221,32 @@ impl Lowering<'_> {
                 let vertex = self.image_vertex(name, &platform, Op::Image(base), place);
                 Ok(StageState::new(vertex, config, found))
             }
-            Some(Pin::Directory(_)) => Ok(self.directory_state(name, platform, place)),
+            Some(Pin::Directory(_)) => {
+                let files = CopyFrom::Context(self.context_key(name));
+                Ok(self.files_state(name, files, platform, place))
+            }
+            Some(Pin::Git(commit)) => {
+                let files = CopyFrom::Git(commit.clone());
+                Ok(self.files_state(name, files, platform, place))
+            }
+            Some(Pin::Http(_)) => {
+                Err(Error::input(format!("`{name}` stands for a file, and FROM needs an image"))
+                    .at(Some(place.clone()))
+                    .hint(format!("copy it with `COPY --from={name} …`")))
+            }
             None => Err(Error::internal(format!("no pin for `{name}`")).at(Some(place.clone()))),
         }
     }
 
-    /// Returns the state of a stage FROM a directory that was given under a name: its files on nothing.
-    fn directory_state(&mut self, name: &str, platform: Platform, place: &Place) -> StageState {
+    /// Returns the state of a stage FROM files that were given under a name: they lie on nothing.
+    fn files_state(&mut self, name: &str, from: CopyFrom, platform: Platform, place: &Place) -> StageState {
         let mut config = ImageConfig::default();
         config.config.set_env("PATH", DEFAULT_PATH);
         config.config.working_dir = "/".to_owned();
         let scratch = self.image_vertex("scratch", &platform, Op::Scratch, place);
         let source = CopySource { instruction: "FROM", path: "/".to_owned(), place: Some(place.clone()) };
         let files = FileAction::Copy(CopyAction {
-            from: CopyFrom::Context(self.context_key(name)),
+            from,
             sources: vec![source],
             dest: "/".to_owned(),
             chown: None,
@@ -289,6 +312,8 @@ impl Lowering<'_> {
                 let platform = self.request.target_platform();
                 match self.pins.get(&pin_key(&name, &platform)) {
                     Some(Pin::Directory(_)) => Ok(CopyFrom::Context(self.context_key(&name))),
+                    Some(Pin::Http(file)) => Ok(CopyFrom::Http(file.clone())),
+                    Some(Pin::Git(commit)) => Ok(CopyFrom::Git(commit.clone())),
                     Some(Pin::Image(base)) => {
                         let op = Op::Image(base.clone());
                         Ok(CopyFrom::Vertex(self.image_vertex(&name, &platform, op, place)))

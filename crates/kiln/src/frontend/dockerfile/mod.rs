@@ -6,11 +6,13 @@
 
 mod args;
 pub mod checks;
+mod epoch;
 mod files;
 mod history;
 mod lower;
 mod mounts;
 mod names;
+mod remote;
 mod run;
 mod stage;
 mod vars;
@@ -20,13 +22,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kiln_dockerfile::{Diagnostic, Dockerfile, Span};
-use kiln_oci::Platform;
+use kiln_oci::{Digest, Platform};
 
+use crate::address::{GitAddress, Url};
 use crate::error::{Error, Place, Result};
-use crate::graph::{BaseImage, Plan};
+use crate::graph::{BaseImage, GitCommit, HttpFile, Plan};
 use crate::request::BuildRequest;
 
 pub use args::{Notice, notices};
+pub use epoch::{EpochSource, epoch_source};
 pub use lower::lower;
 
 /// A Dockerfile that was read without an error.
@@ -50,7 +54,8 @@ impl Source {
     /// the language come those of the names in it, which need no more than `request`.
     pub fn parse(name: &str, bytes: &[u8], request: &BuildRequest) -> Result<Self> {
         let (tree, diagnostics) = kiln_dockerfile::parse_bytes(bytes);
-        let text: Arc<str> = String::from_utf8_lossy(bytes).into();
+        // What is shown of the file shows no password; stars keep every place where it is.
+        let text: Arc<str> = crate::address::mask(&String::from_utf8_lossy(bytes)).into();
         let (errors, warnings): (Vec<_>, Vec<_>) = diagnostics.into_iter().partition(Diagnostic::is_error);
         let source = Self { name: name.to_owned(), text, tree, warnings };
         let mut errors: Vec<Error> = errors.into_iter().map(|fault| source.error(fault)).collect();
@@ -84,14 +89,55 @@ impl Source {
 /// A name that a build needs resolved.
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    /// As written, variables replaced.
+    /// As written, variables replaced; for what lies elsewhere, without credentials.
     pub name: String,
+    /// What the name is.
+    pub ask: Ask,
     /// For which platform.
     pub platform: Platform,
     /// Where it is asked for.
     pub place: Option<Place>,
     /// The stage that was perhaps meant, should there be no such image.
     pub similar: Option<String>,
+}
+
+impl Wanted {
+    /// Returns its key in [`Pins`].
+    #[must_use]
+    pub fn key(&self) -> (String, String) {
+        match &self.ask {
+            Ask::Name => pin_key(&self.name, &self.platform),
+            ask => ask.key(),
+        }
+    }
+}
+
+/// What has to be asked for.
+#[derive(Debug, Clone)]
+pub enum Ask {
+    /// An image, or a context given by `--build-context`.
+    Name,
+    /// A file of a web server, perhaps with the digest it has to have.
+    Http(Url, Option<Digest>),
+    /// A commit, and whether `.git` is wanted too.
+    Git(Box<GitAddress>, bool),
+}
+
+impl Ask {
+    /// Returns the key in [`Pins`] of what lies elsewhere, which no name of an image is equal to.
+    #[must_use]
+    pub fn key(&self) -> (String, String) {
+        match self {
+            Self::Name => Default::default(),
+            Self::Http(url, checksum) => {
+                let checksum = checksum.as_ref().map_or("", |digest| digest.as_str());
+                (url.reveal().to_owned(), format!("http {checksum}"))
+            }
+            Self::Git(address, keep) => {
+                (address.remote.reveal().to_owned(), format!("git {address:?} {keep}"))
+            }
+        }
+    }
 }
 
 /// What a name stands for.
@@ -101,6 +147,10 @@ pub enum Pin {
     Image(Box<BaseImage>),
     /// A directory of files, given by `--build-context`.
     Directory(PathBuf),
+    /// A file of a web server.
+    Http(Box<HttpFile>),
+    /// A commit of a repository.
+    Git(Box<GitCommit>),
 }
 
 /// Everything that names stand for in this build: the lock.

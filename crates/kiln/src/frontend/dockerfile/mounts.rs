@@ -8,7 +8,7 @@ use kiln_dockerfile::{Spanned, Statement};
 
 use super::lower::Lowering;
 use super::names::Named;
-use super::stage::{StageState, clean};
+use super::stage::{StageState, clean, unsupported};
 use crate::error::{Error, Place, Result};
 use crate::graph::{CopyFrom, FileOwner, Mount, MountKind, MountSource};
 use crate::store::Sharing;
@@ -59,6 +59,7 @@ pub(super) fn lower(
     let mut mounts = Vec::new();
     for written in &run.mounts {
         let place = lowering.source.place(written.span);
+        refuse_unknown_effects(lowering, written)?;
         let escape = lowering.source.tree.directives.escape();
         let lookup = |name: &str| state.vars.get(name).map(str::to_owned);
         let resolved = written
@@ -72,6 +73,20 @@ pub(super) fn lower(
     // What is mounted on a path must not hide what is mounted below it.
     mounts.sort_by(|a, b| a.target().cmp(&b.target()));
     Ok(Lowered { mounts, env: all.env })
+}
+
+/// Refuses what Buildah's options would do to files: change their owner, or copy what a tmpfs hides into it.
+fn refuse_unknown_effects(lowering: &Lowering<'_>, mount: &Written) -> Result<()> {
+    let asked = mount.options.iter().find(|option| {
+        let off = option.value.as_ref().is_some_and(|value| value.value.eq_ignore_ascii_case("false"));
+        matches!(option.key.value, "u" | "tmpcopyup") && !off
+    });
+    asked.map_or(Ok(()), |option| {
+        Err(unsupported(
+            &format!("option `{}` of a mount", option.key.value),
+            &lowering.source.place(option.key.span),
+        ))
+    })
 }
 
 impl Mounts<'_> {

@@ -9,7 +9,7 @@ use kiln_dockerfile::{Spanned, Statement};
 use kiln_oci::{Platform, Reference};
 
 use super::lower::Lowering;
-use super::{Pin, Wanted, pin_key};
+use super::{Ask, Pin, Wanted, pin_key};
 use crate::error::{Error, Place, Result};
 use crate::request::BuildRequest;
 
@@ -341,6 +341,7 @@ impl Lowering<'_> {
         let similar = kiln_dockerfile::suggest(name, &stages).map(str::to_owned);
         self.wanted.push(Wanted {
             name: name.to_owned(),
+            ask: Ask::Name,
             platform: platform.clone(),
             place: Some(place.clone()),
             similar,

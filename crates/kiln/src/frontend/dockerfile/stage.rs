@@ -113,7 +113,7 @@ impl StageState {
         history: String,
         place: &Place,
     ) {
-        let title = self.title(&statement.original);
+        let title = self.title(&crate::address::mask(&statement.original));
         let vertex = lowering.vertex(op, Some(self.vertex), title, Some(place.clone()));
         lowering.plan.vertices[vertex].fresh = self.fresh;
         self.vertex = vertex;
