@@ -47,7 +47,7 @@ fn walk(ignore: &Ignore, path: &str) {
         let (decision, entered) = ignore.enter(&state, directory);
         assert_eq!(decision, plain, "the directory {directory:?} of {path:?}");
         assert_eq!(ignore.decide(&state, directory), plain, "the directory {directory:?} as a file");
-        if decision.excluded && !ignore.may_reinclude_below(directory) {
+        if decision.excluded && !ignore.may_reinclude_below(decision, directory) {
             passed_over.get_or_insert(directory);
         }
         state = entered;

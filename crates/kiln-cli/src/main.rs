@@ -45,8 +45,14 @@ fn main() -> ExitCode {
     let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(e) => {
-            // Help goes to standard output, which may be a pipe that nobody reads to the end.
-            let _ = e.print();
+            // Help goes to standard output, which may be a pipe that nobody reads to the end. An error repeats what was
+            // given, and that may be a URL with a password.
+            let text = e.render().to_string();
+            let masked = kiln::address::mask(&text);
+            let _ = match masked == text {
+                true => e.print(),
+                false => std::io::stderr().write_all(masked.as_bytes()),
+            };
             return if e.use_stderr() { Exit::Usage.into() } else { Exit::Success.into() };
         }
     };

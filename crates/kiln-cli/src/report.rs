@@ -15,6 +15,7 @@
 //! The excerpt is made by `annotate-snippets`; causes, output and hints follow flush left, so that `grep hint:`
 //! works on a log. Rendering is a pure function of the error and the colour: a terminal and a log show one text.
 
+use std::borrow::Cow;
 use std::error::Error as _;
 
 use annotate_snippets::renderer::DEFAULT_TERM_WIDTH;
@@ -31,12 +32,36 @@ pub(crate) const REPORT_REQUEST: &str =
 
 /// Renders an error and those that are reported with it, each as a block of lines.
 pub(crate) fn render(error: &Error, style: Style) -> String {
-    let mut out = block(error, style);
-    for other in also(error) {
+    let mut out = String::new();
+    let mut left = MOST_ERRORS;
+    append(&mut out, error, style, &mut left);
+    let hidden = count(error).saturating_sub(MOST_ERRORS);
+    if hidden > 0 {
         out.push('\n');
-        out.push_str(&render(other, style));
+        entry(&mut out, &style.error("error"), &format!("{hidden} further errors are not shown"));
     }
     out
+}
+
+/// Nobody reads more: a file with so many errors is the wrong file, or has one mistake at its top.
+const MOST_ERRORS: usize = 50;
+
+fn append(out: &mut String, error: &Error, style: Style, left: &mut usize) {
+    if *left == 0 {
+        return;
+    }
+    if !out.is_empty() {
+        out.push('\n');
+    }
+    *left -= 1;
+    out.push_str(&block(error, style));
+    for other in also(error) {
+        append(out, other, style, left);
+    }
+}
+
+fn count(error: &Error) -> usize {
+    1 + also(error).map(count).sum::<usize>()
 }
 
 /// Returns what an error is reported with; `Error::within` keeps these in the error that it wraps.
@@ -73,23 +98,60 @@ fn block(error: &Error, style: Style) -> String {
 
 /// Returns the first line and, where the place is known, the excerpt below it.
 fn heading(error: &Error, style: Style) -> String {
-    let Some(place) = error.place.as_ref().filter(|place| is_within(place)) else {
+    let Some((place, excerpt)) = error.place.as_ref().and_then(|place| Some((place, excerpt(place)?))) else {
         let mut out = String::new();
         entry(&mut out, &style.error("error"), &error.message);
         if let Some(place) = &error.place {
-            out.push_str(&format_line("  --> ", &printable(&place.file)));
+            let (line, column) = place.line_column();
+            let file = printable(&place.file);
+            let shown = if is_within(place) { format!("{file}:{line}:{column}") } else { file.into_owned() };
+            out.push_str(&format_line("  --> ", &shown));
         }
         return out;
     };
-    let title = printable(&error.message);
+    let title = short(&error.message);
     let file = printable(&place.file);
-    let snippet = Snippet::source(place.text.as_ref())
+    let snippet = Snippet::source(excerpt.lines)
+        .line_start(excerpt.number)
         .path(file.as_ref())
-        .annotation(AnnotationKind::Primary.span(place.span.clone()));
+        .annotation(AnnotationKind::Primary.span(excerpt.span));
     let renderer = if style.is_coloured() { Renderer::styled() } else { Renderer::plain() };
     let report = [Level::ERROR.primary_title(title.as_ref()).element(snippet)];
     let rendered = renderer.term_width(DEFAULT_TERM_WIDTH).render(&report);
     format!("{rendered}\n")
+}
+
+/// The lines that a place is on.
+struct Excerpt<'a> {
+    lines: &'a str,
+    /// The number of the first of them.
+    number: usize,
+    /// The place in `lines`.
+    span: std::ops::Range<usize>,
+}
+
+/// The most text that is shown of a file; longer lines were not written by a person and help nobody.
+const LONGEST_EXCERPT: usize = 8 << 10;
+
+/// Returns the lines to show, unless they are too long or the place is none.
+fn excerpt(place: &Place) -> Option<Excerpt<'_>> {
+    let span = place.span.clone();
+    let before = place.text.get(..span.start)?;
+    let inside = place.text.get(span.clone())?;
+    let after = place.text.get(span.end..)?;
+    let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    // A place that ends in a line break does not reach into the next line.
+    let end = match inside.ends_with('\n') {
+        true => span.end,
+        false => span.end + after.find('\n').unwrap_or(after.len()),
+    };
+    let lines = place.text.get(start..end)?;
+    let number = before.matches('\n').count() + 1;
+    (lines.len() <= LONGEST_EXCERPT).then_some(Excerpt {
+        lines,
+        number,
+        span: span.start - start..span.end - start,
+    })
 }
 
 /// A place is shown only when its span lies in its text, on the borders of characters.
@@ -117,12 +179,22 @@ pub(crate) fn causes(error: &Error) -> Vec<String> {
 /// Appends `label: text`; further lines of the text are indented, so that they cannot pass for entries.
 fn entry(out: &mut String, label: &str, text: &str) {
     for (i, line) in text.trim_end().split('\n').enumerate() {
-        let line = printable(line);
+        let line = short(line);
         out.push_str(&if i == 0 {
             format_line(&format!("{label}: "), &line)
         } else {
             format_line("  ", &line)
         });
+    }
+}
+
+/// The most characters of one line of a message: some repeat what stands in the file.
+const LONGEST_LINE: usize = 2000;
+
+fn short(line: &str) -> Cow<'_, str> {
+    match line.char_indices().nth(LONGEST_LINE) {
+        Some((end, _)) => Cow::Owned(format!("{}…", printable(line.get(..end).unwrap_or_default()))),
+        None => printable(line),
     }
 }
 
@@ -212,6 +284,20 @@ error: second
         check(&error, "error: cannot read `x`: gone\n");
         let error = Error::input("bad").because("line 1\nhint: line 2\n").hint("real");
         check(&error, "error: bad\ncaused by: line 1\n  hint: line 2\nhint: real\n");
+    }
+
+    #[test]
+    fn long_lines_and_long_lists_are_cut() {
+        let text = format!("FROM a\n{}", "x".repeat(10_000));
+        let place = Place { file: "Dockerfile".to_owned(), text: Arc::from(text.as_str()), span: 10..11 };
+        check(&Error::input("bad").at(Some(place)), "error: bad\n  --> Dockerfile:2:4\n");
+        let mut error = Error::input("first");
+        error.also = (0..100).map(|number| Error::input(format!("next {number}"))).collect();
+        let rendered = render(&error, Style::Plain);
+        assert!(
+            rendered.ends_with("\nerror: next 48\n\nerror: 51 further errors are not shown\n"),
+            "{rendered}"
+        );
     }
 
     #[test]

@@ -115,7 +115,10 @@ impl Check {
                     check.error = crate::word::parse_bool(value.trim())
                         .ok_or_else(|| format!("check option `error` cannot be {}", quote(value)))?;
                 }
-                other => return Err(format!("unknown check option {}", quote(other))),
+                other => {
+                    let options = "the options are `skip`, `error` and `experimental`";
+                    return Err(format!("unknown check option {}: {options}", quote(other)));
+                }
             }
         }
         Ok(check)
@@ -181,7 +184,8 @@ pub(crate) fn parse(lines: &mut Lines<'_>, diagnostics: &mut Vec<Diagnostic>) ->
         let Some(found) = split(content, start, "#") else { break };
         if seen.contains(&found.key) {
             let message = format!("only one `{}` directive can be used", found.key);
-            diagnostics.push(Diagnostic::error("duplicate-directive", line.span(), message));
+            let diagnostic = Diagnostic::error("duplicate-directive", line.span(), message);
+            diagnostics.push(diagnostic.with_help("remove one of them"));
         } else if found.key == "escape" {
             match escape(&found.spanned()) {
                 Ok(escape) => directives.escape = Some(escape),

@@ -215,7 +215,8 @@ fn unknown(instruction: &str, flag: &Flag, known: &[(&'static str, Kind)], sugge
 }
 
 fn duplicate(flag: &Flag) -> Diagnostic {
-    Diagnostic::error("duplicate-flag", flag.span, format!("flag `--{}` is given twice", flag.name.value))
+    let message = format!("flag `--{}` is given twice", flag.name.value);
+    Diagnostic::error("duplicate-flag", flag.span, message).with_help("keep one of them")
 }
 
 fn wrong_switch(name: &str, value: &FlagValue) -> Option<Diagnostic> {

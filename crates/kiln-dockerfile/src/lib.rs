@@ -54,7 +54,7 @@ pub use directive::{Check, CheckRules, Directives, Escape, detect_syntax};
 pub use duration::parse_duration;
 pub use heredoc::Heredoc;
 pub use instruction::Instruction;
-pub use parser::{Dockerfile, Stage, Statement, parse, parse_bytes, parse_trigger};
+pub use parser::{Dockerfile, Stage, Statement, decode, parse, parse_bytes, parse_trigger};
 pub use source::{Location, SourceMap, Span, Spanned, locate};
 pub use suggest::suggest;
 

@@ -1,8 +1,9 @@
 //! From text to stages: reads logical lines, has each understood, and keeps going after a fault.
 
+use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, quote};
 use crate::directive::{self, Directives, Escape};
 use crate::heredoc::{self, Heredoc};
 use crate::instruction::{self, Arg, From, Instruction, Parsed};
@@ -91,40 +92,70 @@ pub fn parse(source: &str) -> (Dockerfile, Vec<Diagnostic>) {
         // A file with NUL bytes is no text, and what else could be said about it is noise.
         return (dockerfile, vec![nul]);
     }
+    if let Some(returns) = only_carriage_returns(source)
+        && diagnostics.iter().any(Diagnostic::is_error)
+    {
+        // The whole file was read as one line.
+        return (dockerfile, vec![returns]);
+    }
     diagnostics.sort_by_key(|diagnostic| diagnostic.span.start);
     (dockerfile, diagnostics)
 }
 
 /// Reads a Dockerfile of unknown encoding.
 ///
-/// Bytes that are no UTF-8 are reported and stand as question marks in the tree, so that spans stay true.
+/// Bytes that are no UTF-8 are reported and stand as question marks in the tree, so that spans stay true in the
+/// text that [`decode`] gives.
 #[must_use]
 pub fn parse_bytes(source: &[u8]) -> (Dockerfile, Vec<Diagnostic>) {
     let error = match std::str::from_utf8(source) {
         Ok(text) => return parse(text),
         Err(error) => error,
     };
+    if is_utf_16(source) {
+        // Nothing read from UTF-16 as if it were UTF-8 would help the reader.
+        let diagnostic = Diagnostic::error("invalid-utf8", Span::default(), "the file is UTF-16, not UTF-8");
+        return (Dockerfile::default(), vec![diagnostic.with_help("save it as UTF-8")]);
+    }
     let at = error.valid_up_to();
     let message = format!("the file is not valid UTF-8 at byte {at}");
-    let diagnostic = Diagnostic::error("invalid-utf8", Span::new(at, at + 1), message);
-    if source.starts_with(&[0xff, 0xfe]) || source.starts_with(&[0xfe, 0xff]) {
-        // Nothing read from UTF-16 as if it were UTF-8 would help the reader.
-        let help = "the file is UTF-16; save it as UTF-8";
-        return (Dockerfile::default(), vec![diagnostic.with_help(help)]);
+    let help = if source.contains(&0) {
+        "a Dockerfile is text; is this the right file?"
+    } else {
+        "save the file as UTF-8; in the excerpt a `?` stands for every byte that is none"
+    };
+    let diagnostic = Diagnostic::error("invalid-utf8", Span::new(at, at + 1), message).with_help(help);
+    if source.contains(&0) {
+        // A program or an archive: what else could be said about it is noise.
+        return (Dockerfile::default(), vec![diagnostic]);
     }
-    let (dockerfile, mut diagnostics) = parse(&replace_invalid(source));
+    let (dockerfile, mut diagnostics) = parse(&decode(source));
     diagnostics.push(diagnostic);
     diagnostics.sort_by_key(|diagnostic| diagnostic.span.start);
     (dockerfile, diagnostics)
 }
 
-fn replace_invalid(source: &[u8]) -> String {
+/// Returns the text that the spans of [`parse_bytes`] mean: as long as the bytes, with a question mark for every
+/// byte that is no UTF-8. Of UTF-16 it is empty.
+#[must_use]
+pub fn decode(source: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(source) {
+        return Cow::Borrowed(text);
+    }
+    if is_utf_16(source) {
+        return Cow::Borrowed("");
+    }
     let mut text = String::with_capacity(source.len());
     for chunk in source.utf8_chunks() {
         text.push_str(chunk.valid());
         text.extend(chunk.invalid().iter().map(|_| '?'));
     }
-    text
+    Cow::Owned(text)
+}
+
+/// Tells UTF-16 by its byte order mark.
+fn is_utf_16(source: &[u8]) -> bool {
+    source.starts_with(&[0xff, 0xfe]) || source.starts_with(&[0xfe, 0xff])
 }
 
 fn nul_byte(source: &str) -> Option<Diagnostic> {
@@ -132,6 +163,14 @@ fn nul_byte(source: &str) -> Option<Diagnostic> {
     let message = format!("the file has a NUL byte at byte {at}");
     let help = "a Dockerfile is text; is this the right file?";
     Some(Diagnostic::error("nul-byte", Span::new(at, at + 1), message).with_help(help))
+}
+
+/// Notices a file whose lines end as they did on old Macintoshes.
+fn only_carriage_returns(source: &str) -> Option<Diagnostic> {
+    let at = source.trim_end().find('\r').filter(|_| !source.contains('\n'))?;
+    let message = "the lines of the file end in carriage returns only, which end no line";
+    let help = "save the file with line feeds (`tr '\\r' '\\n'`)";
+    Some(Diagnostic::error("carriage-returns", Span::new(at, at), message).with_help(help))
 }
 
 /// Reads one trigger, as `ONBUILD` stores it in an image: one instruction, heredocs included.
@@ -230,7 +269,7 @@ impl<'a, 'd> Parser<'a, 'd> {
     }
 
     fn error_no_stage(&mut self, span: Span) {
-        let message = "no build stage in current context";
+        let message = "this instruction is in no build stage";
         let help = "only ARG may come before the first FROM";
         self.diagnostics.push(Diagnostic::error("no-stage", span, message).with_help(help));
     }
@@ -291,9 +330,9 @@ impl<'a, 'd> Parser<'a, 'd> {
             match heredoc::read(opening, &mut self.lines) {
                 Ok(heredoc) => heredocs.push(heredoc),
                 Err(open) => {
-                    let name = &open.name.value;
-                    let message = format!("heredoc `{name}` has no end");
-                    let help = format!("end it with a line that holds only `{name}`");
+                    let name = quote(&open.name.value);
+                    let message = format!("heredoc {name} has no end");
+                    let help = format!("end it with a line that holds only {name}");
                     let diagnostic = Diagnostic::error("unterminated-heredoc", open.name.span, message);
                     self.diagnostics.push(diagnostic.with_help(help));
                     heredocs.push(open);

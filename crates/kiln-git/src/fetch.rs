@@ -2,14 +2,13 @@
 
 use std::num::NonZeroU32;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use gix_hash::ObjectId;
 use gix_protocol::fetch::negotiate::{Action, Round, one_round};
 use gix_protocol::fetch::{Arguments, Context, Negotiate, Options, Response, Shallow, Tags};
 use gix_utils::progress::Discard;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::objects::Objects;
 use crate::references::agent;
 use crate::remote::Remote;
@@ -48,27 +47,20 @@ impl Negotiate for Wants {
 impl Remote {
     /// Brings `commit`, which `object` (itself, or an annotated tag) leads to, into the directory `into`.
     ///
-    /// A single object larger than `limit` bytes is refused. Setting `stop` ends the transfer.
+    /// A single object larger than `limit` bytes is refused.
     ///
     /// # Errors
     /// When the server cannot be reached, or does not have the commit or does not give it away.
-    pub fn fetch(
-        &self,
-        object: ObjectId,
-        commit: ObjectId,
-        into: &Path,
-        limit: usize,
-        stop: &AtomicBool,
-    ) -> Result<Objects> {
+    pub fn fetch(&self, object: ObjectId, commit: ObjectId, into: &Path, limit: usize) -> Result<Objects> {
         let one = Shallow::DepthAtRemote(NonZeroU32::MIN);
-        let first = match self.pack(vec![object], &one, into, limit, stop) {
+        let first = match self.pack(vec![object], &one, into, limit) {
             Ok(objects) if objects.has(commit) => return Ok(objects),
-            Ok(_) => Error::content(format!("`{}` did not send commit {commit}", self.url)),
-            Err(error) if error.kind != crate::Kind::Content => return Err(error),
-            Err(error) => error,
+            Ok(_) => None,
+            Err(error) if matches!(error.kind, Kind::Unauthorized | Kind::Machine) => return Err(error),
+            Err(error) => Some(error),
         };
         // Some servers give away only what a reference names, and some know no shallow fetches. What every server
-        // can do is to send everything.
+        // can do is to send everything. One that cannot be reached says so here.
         let mut tips: Vec<ObjectId> =
             self.references(&["refs/heads/", "refs/tags/"])?.into_iter().map(|r| r.object).collect();
         tips.sort_unstable();
@@ -76,20 +68,14 @@ impl Remote {
         // Apart from what the first attempt left: a server is told of nothing that would make it send less.
         let all = into.join("all");
         std::fs::create_dir(&all).map_err(|e| Error::disk("create", &all, e))?;
-        match self.pack(tips, &Shallow::NoChange, &all, limit, stop) {
-            Ok(objects) if objects.has(commit) => Ok(objects),
-            _ => Err(first),
+        match (self.pack(tips, &Shallow::NoChange, &all, limit), first) {
+            (Ok(objects), _) if objects.has(commit) => Ok(objects),
+            (Err(_), Some(first)) => Err(first),
+            _ => Err(Error::content(format!("`{}` has no commit {commit}, or gives it to nobody", self.url))),
         }
     }
 
-    fn pack(
-        &self,
-        wants: Vec<ObjectId>,
-        shallow: &Shallow,
-        into: &Path,
-        limit: usize,
-        stop: &AtomicBool,
-    ) -> Result<Objects> {
+    fn pack(&self, wants: Vec<ObjectId>, shallow: &Shallow, into: &Path, limit: usize) -> Result<Objects> {
         let mut connected = self.connect()?;
         let mut handshake = self.handshake(&mut connected)?;
         let mut written = None;
@@ -127,7 +113,7 @@ impl Remote {
                 Ok(true)
             },
             Discard,
-            stop,
+            &self.stop,
             context,
             options,
         );

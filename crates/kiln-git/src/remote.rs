@@ -1,8 +1,10 @@
 //! A repository at a server, and the ways to speak to it.
 
+use std::io::{self, Read};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use gix_transport::Protocol;
 use gix_transport::client::blocking_io::Transport;
@@ -18,6 +20,8 @@ use crate::ssh::Complaint;
 const CONNECT: Duration = Duration::from_secs(30);
 /// How long to wait for the next bytes.
 const IDLE: Duration = Duration::from_secs(60);
+/// How often whoever waits looks whether to stop.
+const GLANCE: Duration = Duration::from_millis(200);
 /// Where `git://` listens when the URL names no port.
 const GIT_PORT: u16 = 9418;
 
@@ -28,6 +32,8 @@ pub struct Remote {
     pub url: String,
     /// The HTTP client.
     pub web: Arc<dyn Web>,
+    /// Set when somebody wants everything to end.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// A way to the server.
@@ -52,7 +58,9 @@ impl Remote {
                 let transport = Box::new(HttpTransport::new_http(http, url, Protocol::V2, false));
                 Ok(Connected { transport, complaint: None })
             }
-            gix_url::Scheme::Git => Ok(Connected { transport: Box::new(daemon(&url)?), complaint: None }),
+            gix_url::Scheme::Git => {
+                Ok(Connected { transport: Box::new(daemon(&url, &self.stop)?), complaint: None })
+            }
             gix_url::Scheme::Ssh => {
                 let (connection, complaint) = crate::ssh::connect(&url)?;
                 Ok(Connected { transport: Box::new(connection), complaint: Some(complaint) })
@@ -64,7 +72,7 @@ impl Remote {
 }
 
 /// Connects to a `git daemon`, at whichever address of its name answers.
-fn daemon(url: &gix_url::Url) -> Result<Connection<TcpStream, TcpStream>> {
+fn daemon(url: &gix_url::Url, stop: &Arc<AtomicBool>) -> Result<Connection<Patient, TcpStream>> {
     let host = url.host().unwrap_or_default();
     let failed = |e| Error::new(Kind::Network, format!("cannot reach `{host}`")).because(e);
     let addresses = (host, url.port.unwrap_or(GIT_PORT)).to_socket_addrs().map_err(failed)?;
@@ -73,10 +81,10 @@ fn daemon(url: &gix_url::Url) -> Result<Connection<TcpStream, TcpStream>> {
         match TcpStream::connect_timeout(&address, CONNECT) {
             Ok(stream) => {
                 stream
-                    .set_read_timeout(Some(IDLE))
+                    .set_read_timeout(Some(GLANCE))
                     .and_then(|()| stream.set_write_timeout(Some(IDLE)))
                     .map_err(failed)?;
-                let read = stream.try_clone().map_err(failed)?;
+                let read = Patient(stream.try_clone().map_err(failed)?, Arc::clone(stop));
                 let host = Some((host.to_owned(), url.port));
                 let mode = ConnectMode::Daemon;
                 return Ok(Connection::new(read, stream, Protocol::V2, url.path.clone(), host, mode, false));
@@ -85,4 +93,26 @@ fn daemon(url: &gix_url::Url) -> Result<Connection<TcpStream, TcpStream>> {
         }
     }
     Err(failed(last))
+}
+
+/// Waits for bytes as long as a server may take, and no longer than anybody wants them.
+struct Patient(TcpStream, Arc<AtomicBool>);
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let start = Instant::now();
+        loop {
+            match self.0.read(buffer) {
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+                done => return done,
+            }
+            if self.1.load(Ordering::Relaxed) {
+                return Err(io::Error::other("stopped"));
+            }
+            if start.elapsed() > IDLE {
+                let text = format!("the server sent nothing for {} s", IDLE.as_secs());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+        }
+    }
 }

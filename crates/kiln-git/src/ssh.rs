@@ -87,7 +87,7 @@ fn command(url: &gix_url::Url) -> Result<Command> {
     }
     let mut command = Command::new("ssh");
     // Nobody is there to answer questions.
-    command.args(["-o", "BatchMode=yes", "-o", "SendEnv=GIT_PROTOCOL"]);
+    command.args(["-o", "BatchMode=yes", "-o", "ConnectTimeout=30", "-o", "SendEnv=GIT_PROTOCOL"]);
     if let Some(port) = url.port {
         command.args(["-p", &port.to_string()]);
     }
@@ -127,8 +127,8 @@ mod tests {
             Some(command.get_args().map(|a| a.to_string_lossy().into_owned()).collect())
         };
         let found = arguments("ssh://git@h:22/r").unwrap();
-        assert_eq!(found[4..], ["-p", "22", "--", "git@h", "git-upload-pack '/r'"]);
-        assert_eq!(arguments("git@h:r").unwrap()[4..], ["--", "git@h", "git-upload-pack 'r'"]);
+        assert_eq!(found[6..], ["-p", "22", "--", "git@h", "git-upload-pack '/r'"]);
+        assert_eq!(arguments("git@h:r").unwrap()[6..], ["--", "git@h", "git-upload-pack 'r'"]);
         assert_eq!(arguments("ssh://-oProxyCommand=x/r"), None);
     }
 }

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use crate::lane;
 use crate::web::{Received, Reply, WebServer};
 
-/// When every commit of a test was made.
+/// When a commit of a test was made that says nothing else.
 pub const COMMIT_TIME: i64 = 1_000_000_000;
 
 /// A directory of repositories.
 #[derive(Debug, Clone)]
 pub struct Repositories {
     root: PathBuf,
+    time: i64,
 }
 
 impl Repositories {
@@ -27,7 +28,13 @@ impl Repositories {
         lane::program("git", what)?;
         let made = std::fs::create_dir_all(&root);
         assert!(made.is_ok(), "cannot create {}: {made:?}", root.display());
-        Some(Self { root })
+        Some(Self { root, time: COMMIT_TIME })
+    }
+
+    /// Returns the same repositories, with commits from now on made at `time`.
+    #[must_use]
+    pub fn at(&self, time: i64) -> Self {
+        Self { time, ..self.clone() }
     }
 
     /// Returns where a repository is.
@@ -43,7 +50,7 @@ impl Repositories {
     #[track_caller]
     pub fn git<S: AsRef<OsStr>>(&self, name: &str, args: &[S]) -> String {
         let mut command = Command::new("git");
-        let date = format!("{COMMIT_TIME} +0000");
+        let date = format!("{} +0000", self.time);
         environment(&mut command);
         command
             .args(args)

@@ -89,10 +89,7 @@ pub(crate) fn open(
     if let Some(fetched) = fetched {
         return remote::open(fetched, request, store, stdin);
     }
-    if request.context == ContextSource::Stdin && request.dockerfile == DockerfileSource::Stdin {
-        return Err(Error::input("context and Dockerfile cannot both come from standard input")
-            .hint("give one of them as a file"));
-    }
+    check(request)?;
     let mut piped = None;
     let (dir, name) = match &request.context {
         ContextSource::Directory(dir) => {
@@ -141,10 +138,17 @@ pub(crate) fn open(
             (shown.clone(), read_limited(Box::new(file), &shown)?, Some(path))
         }
     };
-    let archive = matches!(request.context, ContextSource::Archive(_) | ContextSource::Stdin);
-    let time = dir.as_deref().filter(|_| archive).and_then(remote::newest);
+    let time = remote::archive_time(request, dir.as_deref());
     let context = with_ignore(dir, name, path.as_deref())?;
     Ok(Opened { context, dockerfile, text, path, time })
+}
+
+fn check(request: &BuildRequest) -> Result<()> {
+    if request.context == ContextSource::Stdin && request.dockerfile == DockerfileSource::Stdin {
+        return Err(Error::input("context and Dockerfile cannot both come from standard input")
+            .hint("give one of them as a file"));
+    }
+    Ok(())
 }
 
 impl Context {

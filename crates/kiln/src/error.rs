@@ -136,7 +136,12 @@ impl Error {
     /// Returns the first of several errors of one file with the others beside it.
     #[must_use]
     pub fn first_of(errors: Vec<Self>) -> Option<Self> {
-        let mut errors = errors.into_iter();
+        // Two rounds over a file may find one fault twice.
+        let mut seen = std::collections::HashSet::new();
+        let mut errors = errors.into_iter().filter(|e| {
+            let span = e.place.as_ref().map(|place| place.span.clone());
+            span.is_none() || seen.insert((span, e.message.clone()))
+        });
         let mut first = errors.next()?;
         first.also.extend(errors);
         Some(first)

@@ -28,9 +28,10 @@ pub(crate) fn resolve(
     wanted: Vec<Wanted>,
     pins: &mut Pins,
 ) -> Result<()> {
+    let known: &Pins = pins;
     let results: Vec<_> = std::thread::scope(|scope| {
         let work: Vec<_> =
-            wanted.into_iter().map(|w| scope.spawn(move || (one(engine, request, &w), w))).collect();
+            wanted.into_iter().map(|w| scope.spawn(move || (one(engine, request, &w, known), w))).collect();
         work.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
     });
     for result in results {
@@ -63,6 +64,11 @@ fn limited(engine: &Engine, pin: Pin) -> Result<Pin> {
     }
 }
 
+/// Resolves what lies elsewhere, unless it was: within one build, an address means one thing.
+fn once(engine: &Engine, ask: &Ask, known: &Pins) -> Result<Pin> {
+    known.get(&ask.key()).map_or_else(|| elsewhere(engine, ask), |pin| Ok(pin.clone()))
+}
+
 /// Resolves what lies elsewhere.
 pub(crate) fn elsewhere(engine: &Engine, ask: &Ask) -> Result<Pin> {
     match ask {
@@ -76,7 +82,7 @@ pub(crate) fn elsewhere(engine: &Engine, ask: &Ask) -> Result<Pin> {
     }
 }
 
-fn one(engine: &Engine, request: &BuildRequest, wanted: &Wanted) -> Result<Pin> {
+fn one(engine: &Engine, request: &BuildRequest, wanted: &Wanted, known: &Pins) -> Result<Pin> {
     if !matches!(wanted.ask, Ask::Name) {
         return elsewhere(engine, &wanted.ask);
     }
@@ -94,9 +100,9 @@ fn one(engine: &Engine, request: &BuildRequest, wanted: &Wanted) -> Result<Pin> 
         }
         Some(NamedContext::Git(address)) => {
             let keep = address.keep_git_dir == Some(true);
-            return elsewhere(engine, &Ask::Git(address.clone(), keep));
+            return once(engine, &Ask::Git(address.clone(), keep), known);
         }
-        Some(NamedContext::Http(url)) => return elsewhere(engine, &Ask::Http(url.clone(), None)),
+        Some(NamedContext::Http(url)) => return once(engine, &Ask::Http(url.clone(), None), known),
         None => {}
     }
     let reference: Reference =

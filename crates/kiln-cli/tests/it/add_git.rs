@@ -1,9 +1,10 @@
 //! ADD of git repositories, over smart HTTP and `git://`: references, directories, submodules, credentials.
 
 use kiln_testkit::git::{COMMIT_TIME, Repositories};
-use kiln_testkit::{Image, Outcome, TestEnv};
+use kiln_testkit::web::{Reply, WebServer};
+use kiln_testkit::{Image, Outcome, TestEnv, lane};
 
-use crate::env;
+use crate::{env, env_of};
 
 /// `Basic` for `me` and `s3cret-of-the-test`.
 const LOGIN: &str = "Basic bWU6czNjcmV0LW9mLXRoZS10ZXN0";
@@ -270,4 +271,85 @@ fn ssh_leads_to_repositories_and_its_complaints_are_told() {
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{told}");
     assert!(told.contains("`ssh` says: Permission denied (publickey)."), "{told}");
+}
+
+#[test]
+fn everybody_gets_the_same() {
+    let what = "ADD of repositories and web files";
+    let own = env();
+    let Some(git) = repositories(&own, what) else { return };
+    git.init("r.git");
+    git.commit("r.git", &[("dir/file", "x")]);
+    let (server, web) = (git.serve(LOGIN), WebServer::start(|_| Reply::new(200, "y")));
+    let (repository, file) = (server.url("/r.git"), web.url("/f"));
+    let dockerfile =
+        format!("FROM scratch\nADD --keep-git-dir {repository} /src\nADD --chown=5:6 {file} /f\n");
+    let mut digests = Vec::new();
+    for person in lane::people(what) {
+        let env = env_of(person);
+        env.write("ctx/Dockerfile", &dockerfile);
+        digests.push(env.kiln(["build", "ctx"]).ok().to_owned());
+        let copied = format!("FROM scratch AS a\nADD {repository} /\nFROM scratch\nCOPY --from=a dir /\n");
+        env.write("ctx/Dockerfile", copied);
+        env.kiln(["build", "ctx"]).ok();
+    }
+    digests.dedup();
+    assert!(digests.len() <= 1, "{digests:?}");
+}
+
+#[test]
+fn servers_of_old_and_servers_that_moved_are_understood() {
+    let env = env();
+    let Some(git) = repositories(&env, "old git servers") else { return };
+    git.init("r.git");
+    let first = git.commit("r.git", &[("file", "first")]);
+    let older = first.clone();
+    git.commit("r.git", &[("file", "second")]);
+    git.git("r.git", &["tag", "--annotate", "--message=x", "v1", &first]);
+    let served = git.clone();
+    let server = WebServer::start(move |request| {
+        if let Some(rest) = request.path.strip_prefix("/moved") {
+            return Reply::new(301, "").with("location", rest);
+        }
+        // Without this header, `git` speaks its first protocol, which gives away nothing but tips.
+        let mut request = request.clone();
+        request.headers.retain(|(name, _)| name != "git-protocol");
+        served.backend(&request)
+    });
+    let url = server.url("/moved/r.git");
+    assert_eq!(added(&env, &url), "second");
+    assert_eq!(added(&env, &format!("{url}#v1")), "first");
+    let posted = server.take_log().into_iter().filter(|r| r.method == "POST").map(|r| r.path);
+    assert!(posted.clone().count() > 0 && posted.into_iter().all(|path| path == "/r.git/git-upload-pack"));
+    // No reference is at this commit.
+    git.git("r.git", &["tag", "--delete", "v1"]);
+    env.kiln(["prune", "--all"]).ok();
+    assert_eq!(added(&env, &format!("{}#{first}", server.url("/r.git"))), "first");
+    // A server that gives away nothing else sends everything.
+    let strict = git.clone();
+    let tips = WebServer::start(move |request| {
+        let asked = String::from_utf8_lossy(&request.body).into_owned();
+        if asked.contains(&format!("want {first}")) {
+            return Reply::new(200, "0031ERR upload-pack: not our ref 0123456789abcd\n")
+                .with("content-type", "application/x-git-upload-pack-result");
+        }
+        strict.backend(request)
+    });
+    env.kiln(["prune", "--all"]).ok();
+    assert_eq!(added(&env, &format!("{}#{older}", tips.url("/r.git"))), "first");
+    let gone = "0123456789".repeat(4);
+    env.write("ctx/Dockerfile", format!("FROM scratch\nADD {}#{gone} /\n", server.url("/r.git")));
+    env.kiln(["build", "ctx"]).fails(1, &["cannot fetch", "has no commit 0123456789", "Dockerfile:2"]);
+}
+
+#[test]
+fn repositories_of_another_hash_are_refused() {
+    let env = env();
+    let Some(git) = repositories(&env, "git repositories with SHA-256") else { return };
+    std::fs::create_dir_all(git.path("r.git")).unwrap();
+    git.git("r.git", &["init", "--quiet", "--object-format=sha256"]);
+    git.commit("r.git", &[("file", "x")]);
+    let server = git.serve(LOGIN);
+    env.write("ctx/Dockerfile", format!("FROM scratch\nADD {} /\n", server.url("/r.git")));
+    env.kiln(["build", "ctx"]).fails(1, &["cannot read the repository", "Dockerfile:2"]);
 }

@@ -80,6 +80,25 @@ fn what_did_not_change_is_not_downloaded_again() {
 }
 
 #[test]
+fn a_time_that_is_cut_off_counts_for_nothing() {
+    let env = env();
+    let count = AtomicUsize::new(0);
+    let server = WebServer::start(move |_| {
+        let day = 1 + count.fetch_add(1, Ordering::Relaxed);
+        Reply::new(200, "x").with("last-modified", &format!("Sun, 0{day} Sep 2001 01:46:40 GMT"))
+    });
+    let dockerfile = format!("FROM scratch\nADD {} /f\n", server.url("/f"));
+    let (first, _) = image(&env, &dockerfile, &[]);
+    let (second, outcome) = image(&env, &dockerfile, &[]);
+    assert_eq!(first.digest, second.digest);
+    assert!(outcome.stderr.contains("CACHED"), "{}", outcome.stderr);
+    let late = ["--source-date-epoch", "1700000000"];
+    let times = [image(&env, &dockerfile, &late), image(&env, &dockerfile, &late)]
+        .map(|(image, _)| image.entry("f").unwrap().mtime.secs);
+    assert_eq!(times[1] - times[0], 86_400, "{times:?}");
+}
+
+#[test]
 fn a_checksum_is_checked_and_saves_the_request() {
     let env = env();
     let server = WebServer::start(|request| Reply::file(request, b"hello", "\"1\""));
@@ -179,6 +198,10 @@ fn credentials_stay_with_their_server_and_appear_nowhere() {
     let history = serde_json::to_string(&image.config.history).unwrap();
     assert!(history.contains("ADD http://***"), "{history}");
     drop(server);
+    let context = format!("a={}", url.replace("/here", "/here.git?no=1"));
+    env.kiln(["build", "--build-context", &context, "ctx"]).fails(2, &["***", "`no` is not known"]);
+    let told = env.kiln(["build", "--build-context", &context, "ctx"]).stderr;
+    assert!(!told.contains(PASSWORD), "{told}");
     let failed = env.kiln(["build", "--no-cache", "ctx"]);
     assert_eq!(failed.code, Some(3), "{}", failed.stderr);
     for text in [&history, &outcome.stderr, &outcome.stdout, &failed.stderr] {
@@ -221,4 +244,23 @@ fn several_sources_come_in_their_order() {
     assert_eq!(asked(&server), ["GET /x"], "one URL is asked for once");
     env.write("ctx/Dockerfile", format!("FROM scratch\nCOPY {url} /d/\n"));
     env.kiln(["build", "ctx"]).fails(1, &["COPY cannot take", "hint: write ADD", "Dockerfile:2"]);
+}
+
+#[test]
+fn an_interrupted_build_waits_for_no_server() {
+    let env = env();
+    for scheme in ["http", "git"] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("{scheme}://{}/x", listener.local_addr().unwrap());
+        env.write("ctx/Dockerfile", format!("FROM scratch\nADD {url} /x\n"));
+        let mut child = env.command(["build", "ctx"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+        // Who listens and says nothing.
+        let connection = listener.accept().unwrap();
+        let start = std::time::Instant::now();
+        let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        assert!(killed.unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{scheme}");
+        assert!(start.elapsed() < std::time::Duration::from_secs(5), "{scheme}: {:?}", start.elapsed());
+        drop(connection);
+    }
 }

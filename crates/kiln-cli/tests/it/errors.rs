@@ -57,7 +57,7 @@ fn faults_of_the_file_are_reported_together() {
         "FROM scratch\nCOPPY a b\nRUN --mont=type=bind true\nEXPOSE 99999\n",
         &["Dockerfile:2:1", "did you mean `COPY`?", "Dockerfile:3", "Dockerfile:4", "99999"],
     );
-    check("RUN true\n", &["no build stage"]);
+    check("RUN true\n", &["in no build stage"]);
     check("", &["no instructions"]);
     check("FROM scratch\nRUN <<EOF\nnever ends\n", &["heredoc `EOF` has no end"]);
 }

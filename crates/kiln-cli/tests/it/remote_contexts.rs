@@ -61,6 +61,28 @@ fn a_repository_is_a_context() {
 }
 
 #[test]
+fn the_time_of_a_commit_counts_where_files_have_it() {
+    let env = env();
+    let Some(git) = Repositories::new(env.root.join("git"), "times of git contexts") else { return };
+    git.init("r.git");
+    git.commit("r.git", &[("Dockerfile", DOCKERFILE)]);
+    let server = git.serve("");
+    let plain = server.url("/r.git");
+    let stamped = format!("{plain}?mtime=commit");
+    let time = |image: &Image| image.entry("src/Dockerfile").unwrap().mtime.secs;
+    let built = |line: &[&str]| image(&env, line);
+    let late = ["--source-date-epoch", "1700000000"];
+    // Without a time for the image, files of a checkout have none of their own.
+    assert_eq!(time(&built(&[&plain])), 315_619_200);
+    assert_eq!(time(&built(&[&stamped, late[0], late[1]])), COMMIT_TIME);
+    assert_eq!(time(&built(&[&plain, late[0], late[1]])), COMMIT_TIME, "as in BuildKit");
+    let first = built(&[&plain]).digest;
+    git.at(COMMIT_TIME + 60).commit("r.git", &[]);
+    assert_eq!(time(&built(&[&stamped, late[0], late[1]])), COMMIT_TIME + 60, "equal files of another time");
+    assert_eq!(built(&[&plain]).digest, first);
+}
+
+#[test]
 fn a_link_in_a_repository_leads_nowhere_else() {
     let env = env();
     let Some(git) = Repositories::new(env.root.join("git"), "links in git contexts") else { return };

@@ -24,6 +24,8 @@ use crate::diagnostic::Diagnostic;
 use crate::directive::Escape;
 use crate::source::Span;
 
+const ESCAPES: &str = "in a pattern a backslash escapes `*`, `?`, `\\`, `}` and `/` only";
+
 /// How variables are looked up: the value, or none when the variable is not set.
 pub type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
@@ -57,6 +59,8 @@ pub struct ExpandError {
     pub message: String,
     /// The bytes of the operand that are wrong.
     pub range: Range<usize>,
+    /// The variable that has to have a value and has none.
+    pub missing: Option<String>,
     /// The length of the operand.
     length: usize,
 }
@@ -69,7 +73,30 @@ impl ExpandError {
         let exact = span.end - span.start == self.length;
         let place =
             if exact { Span::new(span.start + self.range.start, span.start + self.range.end) } else { span };
-        Diagnostic::error("invalid-expansion", place, self.message.clone())
+        let diagnostic = Diagnostic::error("invalid-expansion", place, self.message.clone());
+        match self.help() {
+            Some(help) => diagnostic.with_help(help),
+            None => diagnostic,
+        }
+    }
+
+    fn help(&self) -> Option<&'static str> {
+        let starts = |start: &str| self.message.starts_with(start);
+        Some(match self.message.as_str() {
+            "missing `}`" => "close `${` with `}`, or write `\\$` for a dollar sign that begins no variable",
+            "bad substitution" => "write `${NAME}`, or `\\$` for a dollar sign that begins no variable",
+            "a single quote has no end" => "close the quote, or put the value into double quotes",
+            "a double quote has no end" => "close the quote, or write `\\\"` for one that encloses nothing",
+            "a pattern ends in a backslash" => ESCAPES,
+            _ if starts("invalid escape ") => ESCAPES,
+            _ if starts("unsupported modifier ") => {
+                "the modifiers are `:-`, `-`, `:+`, `+`, `:?`, `?`, `#`, `##`, `%`, `%%`, `/` and `//`"
+            }
+            _ if self.missing.is_some() && starts("variable ") => {
+                "give it a value with ARG or ENV above this line, or declare it with ARG and pass `--build-arg`"
+            }
+            _ => return None,
+        })
     }
 }
 
@@ -94,6 +121,7 @@ pub fn expand_word(word: &str, escape: Escape, lookup: &Lookup<'_>) -> Result<Ex
 /// As [`expand_word`].
 pub fn expand_words(word: &str, escape: Escape, lookup: &Lookup<'_>) -> Result<ExpandedWords, ExpandError> {
     let mut expander = Expander::new(word, escape, Quotes::Remove, lookup);
+    expander.splits = true;
     let (_, words) = expander.all()?;
     Ok(ExpandedWords { words, used: expander.used, undefined: expander.undefined })
 }
@@ -115,7 +143,7 @@ pub fn expand_heredoc(body: &str, lookup: &Lookup<'_>) -> Result<Expanded, Expan
 ///
 /// `ENV A=$A$A` doubles with every line and `${a//?/$b}` multiplies, so a short file could ask for more than
 /// there is memory. No operand comes near this: the kernel takes 128 KiB for one argument.
-pub const LONGEST: usize = 4 << 20;
+pub const LONGEST: usize = 1 << 20;
 
 /// What happens to quotes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +172,8 @@ struct Expander<'a> {
     depth: usize,
     /// What is left of [`LONGEST`].
     room: usize,
+    /// Whether words are wanted, or the text alone.
+    splits: bool,
     used: BTreeSet<String>,
     undefined: BTreeSet<String>,
 }
@@ -158,6 +188,7 @@ impl<'a> Expander<'a> {
             lookup,
             depth: 0,
             room: LONGEST,
+            splits: false,
             used: BTreeSet::new(),
             undefined: BTreeSet::new(),
         }
@@ -183,7 +214,12 @@ impl<'a> Expander<'a> {
 
     /// An error about the text from `start` to where the reading is.
     fn error(&self, start: usize, message: impl Into<String>) -> ExpandError {
-        ExpandError { message: message.into(), range: start..self.at.max(start), length: self.source.len() }
+        ExpandError {
+            message: message.into(),
+            range: start..self.at.max(start),
+            missing: None,
+            length: self.source.len(),
+        }
     }
 
     fn all(&mut self) -> Result<(String, Vec<String>), ExpandError> {
@@ -198,7 +234,7 @@ impl<'a> Expander<'a> {
         start: usize,
     ) -> Result<(String, Vec<String>), ExpandError> {
         let mut text = String::new();
-        let mut words = Words::default();
+        let mut words = Words { wanted: self.splits, ..Words::default() };
         while let Some(character) = self.peek() {
             if stop == Some(character) {
                 self.next();
@@ -293,6 +329,7 @@ impl<'a> Expander<'a> {
 /// Collects the words of a list.
 #[derive(Default)]
 struct Words {
+    wanted: bool,
     words: Vec<String>,
     word: String,
 }
@@ -311,7 +348,9 @@ impl Words {
     }
 
     fn add_value(&mut self, value: &str) {
-        value.chars().for_each(|character| self.add(character));
+        if self.wanted {
+            value.chars().for_each(|character| self.add(character));
+        }
     }
 
     fn add_quoted(&mut self, text: &str) {

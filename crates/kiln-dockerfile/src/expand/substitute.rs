@@ -76,7 +76,10 @@ impl Expander<'_> {
                     ('-', Some(value)) | ('?', Some(value)) => Ok(value),
                     ('-', None) | ('+', Some(_)) => Ok(word),
                     ('+', None) => Ok(String::new()),
-                    _ => Err(self.error(start, self.missing(&name, &word))),
+                    _ => {
+                        let error = self.error(start, self.missing(&name, &word));
+                        Err(ExpandError { missing: Some(name), ..error })
+                    }
                 }
             }
             '#' | '%' if !empty_is_unset => {

@@ -117,7 +117,7 @@ fn legacy_pair(request: &mut Request<'_, '_>) -> Option<Pair> {
     let (key, value) = request.operands.split_word();
     if value.is_empty() {
         let message = format!("{} must have two operands", request.name);
-        let help = format!("write `{} {}=<value>`", request.name, key.text());
+        let help = format!("write {}", quote(&format!("{} {}=<value>", request.name, key.text())));
         let diagnostic = Diagnostic::error("missing-operand", request.operands.span(), message);
         request.diagnostics.push(diagnostic.with_help(help));
         return None;
@@ -132,5 +132,6 @@ fn split_equals<'a>(word: Piece<'a>) -> Option<(Piece<'a>, Piece<'a>)> {
 
 fn blank_name(request: &mut Request<'_, '_>, word: Piece<'_>) {
     let message = format!("{} has a name that is empty", request.name);
-    request.error("empty-operand", word.span(), message);
+    let help = format!("write `{} <name>=<value>`", request.name);
+    request.diagnostics.push(Diagnostic::error("empty-operand", word.span(), message).with_help(help));
 }

@@ -130,13 +130,15 @@ fn sources_and_dest(request: &mut Request<'_, '_>) -> Option<(Vec<Source>, Spann
     let Some(dest) = dest else {
         let message = format!("{} needs at least one source and a destination", request.name);
         let whole = request.keyword.span().to(request.operands.span());
-        request.error("missing-operand", whole, message);
+        request.missing_operand(whole, message);
         return None;
     };
     let mut heredocs = std::mem::take(&mut request.heredocs).into_iter().peekable();
     if Opening::parse(&dest.value).is_some() {
         let message = format!("{} cannot have a heredoc as its destination", request.name);
-        request.error("heredoc-destination", dest.span, message);
+        let help = format!("a heredoc is a source: write `{} <<NAME <destination>`", request.name);
+        let diagnostic = Diagnostic::error("heredoc-destination", dest.span, message);
+        request.diagnostics.push(diagnostic.with_help(help));
         return None;
     }
     let mut sources = Vec::new();

@@ -63,7 +63,7 @@ pub(super) fn parse(request: &mut Request<'_, '_>) -> Option<Healthcheck> {
         "CMD" => {
             let command = CommandForm::parse(request)?;
             if command.is_empty() {
-                request.error("missing-operand", kind.span(), "HEALTHCHECK CMD needs a command");
+                request.missing_operand(kind.span(), "HEALTHCHECK CMD needs a command");
                 return None;
             }
             Some(Healthcheck::Command(HealthCommand {

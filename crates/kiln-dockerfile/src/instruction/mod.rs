@@ -120,6 +120,27 @@ const KEYWORDS: [&str; 18] = [
     "WORKDIR",
 ];
 
+/// How an instruction is written.
+fn usage(name: &str) -> &'static str {
+    match name {
+        "ADD" => "ADD <source>... <destination>",
+        "ARG" => "ARG <name>[=<default>]",
+        "COPY" => "COPY <source>... <destination>",
+        "ENV" => "ENV <name>=<value>",
+        "EXPOSE" => "EXPOSE <port>[/<protocol>]",
+        "HEALTHCHECK" => "HEALTHCHECK CMD <command>",
+        "LABEL" => "LABEL <name>=<value>",
+        "MAINTAINER" => "MAINTAINER <name>",
+        "ONBUILD" => "ONBUILD <instruction>",
+        "SHELL" => r#"SHELL ["/bin/bash", "-c"]"#,
+        "STOPSIGNAL" => "STOPSIGNAL <signal>",
+        "USER" => "USER <user>[:<group>]",
+        "VOLUME" => "VOLUME <path>",
+        "WORKDIR" => "WORKDIR <path>",
+        _ => "RUN <command>",
+    }
+}
+
 /// What a line is: the start of a stage, or an instruction in it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Parsed {
@@ -159,11 +180,17 @@ impl Request<'_, '_> {
         }
     }
 
+    /// Reports an operand that is missing, and says how the instruction is written.
+    pub(crate) fn missing_operand(&mut self, span: Span, message: impl Into<String>) {
+        let diagnostic = Diagnostic::error("missing-operand", span, message);
+        self.diagnostics.push(diagnostic.with_help(format!("write `{}`", usage(self.name))));
+    }
+
     /// Reports an instruction without operands.
     pub(crate) fn require_operands(&mut self) -> Option<()> {
         if self.operands.is_empty() {
             let message = format!("{} needs at least one operand", self.name);
-            self.error("missing-operand", self.keyword.span(), message);
+            self.missing_operand(self.keyword.span(), message);
             return None;
         }
         Some(())
@@ -234,7 +261,10 @@ pub(crate) fn parse(
         let message = format!("unknown instruction {}", quote(word.text()));
         let diagnostic = Diagnostic::error("unknown-instruction", word.span(), message);
         let near = if worthwhile(diagnostics) { suggest(word.text(), &KEYWORDS) } else { None };
-        diagnostics.push(diagnostic.with_suggestion(near));
+        diagnostics.push(match near {
+            Some(_) => diagnostic.with_suggestion(near),
+            None => diagnostic.with_help(format!("the instructions are {}", KEYWORDS.join(", "))),
+        });
         return None;
     };
     let (flags, operands) = flag::split(rest, escape.character());

@@ -121,7 +121,7 @@ pub(super) fn parse(request: &mut Request<'_, '_>) -> Option<Run> {
     let devices = flags.values("device").filter_map(|value| device(value, request.diagnostics)).collect();
     let command = CommandForm::parse(request)?;
     if command.is_empty() {
-        request.error("missing-operand", request.keyword.span(), "RUN needs a command");
+        request.missing_operand(request.keyword.span(), "RUN needs a command");
         return None;
     }
     let heredocs = std::mem::take(&mut request.heredocs);

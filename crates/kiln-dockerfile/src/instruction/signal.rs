@@ -39,6 +39,13 @@ pub fn parse_signal(text: &str) -> Option<u32> {
     }
 }
 
+/// Returns the signal that a misspelt name may have been meant to be.
+pub(super) fn similar_signal(text: &str) -> Option<String> {
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    crate::suggest::suggest(name, &NAMES).map(|near| format!("SIG{near}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

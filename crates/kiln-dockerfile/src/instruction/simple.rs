@@ -1,6 +1,6 @@
 //! Instructions with one operand or one command, and no rules of their own.
 
-use super::signal::parse_signal;
+use super::signal::{parse_signal, similar_signal};
 use super::{Json, Request};
 use crate::diagnostic::{Diagnostic, quote};
 use crate::source::Spanned;
@@ -107,7 +107,7 @@ pub(super) fn parse_shell(request: &mut Request<'_, '_>) -> Option<Shell> {
         Json::Strings(command) if !command.is_empty() => Some(Shell { command }),
         Json::Strings(_) => {
             let span = request.operands.span();
-            request.error("missing-operand", span, "SHELL needs at least one operand");
+            request.missing_operand(span, "SHELL needs at least one operand");
             None
         }
         Json::No => {
@@ -130,7 +130,7 @@ fn single(request: &mut Request<'_, '_>) -> Option<Spanned<String>> {
 fn single_operand(request: &mut Request<'_, '_>) -> Option<Spanned<String>> {
     if request.operands.is_empty() {
         let message = format!("{} needs exactly one operand", request.name);
-        request.error("missing-operand", request.keyword.span(), message);
+        request.missing_operand(request.keyword.span(), message);
         return None;
     }
     Some(request.operands.spanned())
@@ -149,8 +149,11 @@ pub(super) fn parse_stop_signal(request: &mut Request<'_, '_>) -> Option<StopSig
     let signal = single_operand(request)?;
     if is_literal(&signal.value) && parse_signal(&signal.value).is_none() {
         let message = format!("unknown signal {}", quote(&signal.value));
-        let help = "write a name like `SIGTERM` or a number";
-        request.diagnostics.push(Diagnostic::error("invalid-signal", signal.span, message).with_help(help));
+        let diagnostic = Diagnostic::error("invalid-signal", signal.span, message);
+        request.diagnostics.push(match similar_signal(&signal.value) {
+            Some(near) => diagnostic.with_suggestion(Some(&near)),
+            None => diagnostic.with_help("write a name like `SIGTERM` or a number"),
+        });
     }
     Some(StopSignal { signal })
 }

@@ -35,11 +35,13 @@ pub(super) struct State {
 
 pub(super) fn check(linter: &mut Linter<'_>) {
     let tree = linter.file.tree;
-    // Only a stage that another one starts from is kept.
-    let mut parents: BTreeMap<usize, usize> = BTreeMap::new();
-    for base in &linter.graph.bases {
-        if let Base::Stage(parent) = base {
-            *parents.entry(*parent).or_default() += 1;
+    // Only a stage that another one starts from is kept, and the last of these takes it.
+    let mut heirs: BTreeMap<usize, usize> = BTreeMap::new();
+    for (index, base) in linter.graph.bases.iter().enumerate() {
+        if let Base::Stage(parent) = base
+            && linter.graph.is_needed(index)
+        {
+            *heirs.entry(*parent).or_default() += 1;
         }
     }
     let mut done: BTreeMap<usize, State> = BTreeMap::new();
@@ -47,22 +49,32 @@ pub(super) fn check(linter: &mut Linter<'_>) {
         if !linter.graph.is_needed(index) {
             continue;
         }
-        let state = start(linter, index, stage, &done);
+        let parent = match linter.graph.bases.get(index) {
+            Some(Base::Stage(parent)) => take(*parent, &mut heirs, &mut done),
+            _ => None,
+        };
+        let state = parent.unwrap_or_else(|| start(linter, index, stage));
         let state = walk(linter, index, stage, state);
-        if parents.contains_key(&index) {
+        if heirs.contains_key(&index) {
             done.insert(index, state);
         }
     }
 }
 
-/// The state that a stage begins with.
-fn start(linter: &Linter<'_>, index: usize, stage: &Stage, done: &BTreeMap<usize, State>) -> State {
+/// The state in which a stage ended, for one that starts from it.
+fn take(
+    index: usize,
+    heirs: &mut BTreeMap<usize, usize>,
+    done: &mut BTreeMap<usize, State>,
+) -> Option<State> {
+    let left = heirs.get_mut(&index)?;
+    *left = left.saturating_sub(1);
+    if *left == 0 { done.remove(&index) } else { done.get(&index).cloned() }
+}
+
+/// The state that a stage begins with which starts from an image or from nothing.
+fn start(linter: &Linter<'_>, index: usize, stage: &Stage) -> State {
     let base = linter.graph.bases.get(index);
-    if let Some(Base::Stage(parent)) = base
-        && let Some(parent) = done.get(parent)
-    {
-        return parent.clone();
-    }
     let mut vars = BTreeMap::new();
     let mut state = State::default();
     match (base, linter.input.bases.get(&index)) {

@@ -187,7 +187,7 @@ fn replacing_takes_the_longest_match_from_the_left() {
 fn a_value_is_never_longer_than_memory_allows() {
     let long = "x".repeat(64);
     let lookup = |_: &str| Some(long.clone());
-    let message = "the variables of one operand stand for more than 4 MiB";
+    let message = "the variables of one operand stand for more than 1 MiB";
     for text in ["${a//?/${a//?/${a//?/${a//?/$a}}}}", &"$a".repeat(70_000), &"${b:+$a}".repeat(70_000)] {
         let error = expand_word(text, Escape::Backslash, &lookup).unwrap_err();
         assert_eq!(error.message, message);

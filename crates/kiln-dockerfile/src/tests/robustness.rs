@@ -236,3 +236,31 @@ fn long_words_are_expanded_in_linear_time() {
     drop(expand_word("${a//*b/c}", Escape::Backslash, &|_| Some("a".repeat(20_000))));
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
+
+/// The time of the fastest of three readings: what the machine does besides counts least there.
+fn fastest(source: &str) -> Duration {
+    let time = || {
+        let start = Instant::now();
+        black_box(parse(source));
+        start.elapsed()
+    };
+    (0..3).map(|_| time()).min().unwrap()
+}
+
+#[test]
+fn twice_the_text_takes_at_most_three_times_as_long() {
+    let forms = [
+        "RUN a \\\n  # b\n c\n",
+        "ENV a=b c=\"d e\" f='g'\n",
+        "COPY <<E <<F /x/\na\nE\nb\nF\n",
+        "RUN --mount=type=cache,target=/x --network=none [\"a\", \"b\"]\n",
+        "FROM a AS b\nARG A=${B:-c}\nLABEL a b\n",
+    ];
+    for form in forms {
+        let text = |count: usize| format!("FROM a\n{}", form.repeat(count));
+        let (once, twice) = (text(4_000), text(8_000));
+        // A machine may pause in just one of the two; it will not do so again and again.
+        let linear = (0..5).any(|_| fastest(&twice) <= fastest(&once) * 3);
+        assert!(linear, "{form:?} is not read in linear time");
+    }
+}

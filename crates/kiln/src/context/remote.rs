@@ -10,7 +10,7 @@ use kiln_sandbox::RootDir;
 
 use super::{Context, Fetched, Opened, fill, is_archive, read_limited, unpack};
 use crate::error::{Error, Result};
-use crate::request::{BuildRequest, DockerfileSource};
+use crate::request::{BuildRequest, ContextSource, DockerfileSource};
 use crate::store::Store;
 
 /// Names that a Dockerfile has when nobody says which.
@@ -108,8 +108,14 @@ fn dockerfile(source: &DockerfileSource, root: &RootDir, name: &str) -> Result<(
         .hint("`-f FILE` names a file in the context; a directory of it is named in the address, `URL#REFERENCE:DIRECTORY`"))
 }
 
+/// Returns the time of an archive of this machine, unpacked in `dir`; a directory has none.
+pub(super) fn archive_time(request: &BuildRequest, dir: Option<&Path>) -> Option<i64> {
+    let archive = matches!(request.context, ContextSource::Archive(_) | ContextSource::Stdin);
+    dir.filter(|_| archive).and_then(newest)
+}
+
 /// Returns the time of the newest file below `dir`.
-pub(super) fn newest(dir: &Path) -> Option<i64> {
+fn newest(dir: &Path) -> Option<i64> {
     let mut newest = None;
     let mut todo = vec![dir.to_owned()];
     while let Some(dir) = todo.pop() {

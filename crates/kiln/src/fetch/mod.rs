@@ -54,7 +54,8 @@ pub(crate) fn context(engine: &Engine, request: &BuildRequest) -> Result<Option<
                 dir: tree.dir,
                 name: format!("{address} ({})", commit.commit.get(..12).unwrap_or(&commit.commit)),
                 time: Some(tree.time),
-                stamped: address.times == GitTimes::Commit,
+                // As in BuildKit: who asks for a time of the image wants that of the commit, not of the checkout.
+                stamped: address.times == GitTimes::Commit || request.source_date_epoch.is_some(),
             }))
         }
         ContextSource::Http(url) => {

@@ -74,4 +74,8 @@ impl Tree for CommitTree {
     fn open(&self, path: &EntryPath) -> Result<File> {
         self.files.open(path)
     }
+
+    fn time(&self) -> Option<i64> {
+        Some(self.time)
+    }
 }

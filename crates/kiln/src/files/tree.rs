@@ -30,6 +30,10 @@ pub(crate) trait Tree: Send + Sync {
     fn list(&self, dir: &EntryPath) -> Result<Vec<Vec<u8>>>;
     /// Opens a regular file.
     fn open(&self, path: &EntryPath) -> Result<File>;
+    /// Returns the time that all files have, where it is an input of the build: it counts for cache keys.
+    fn time(&self) -> Option<i64> {
+        None
+    }
 }
 
 /// The time of what has no time of its own: later than any epoch, and so cut to it.

@@ -187,6 +187,9 @@ fn sources(
                 hasher.field(b"context");
                 let tree =
                     contexts.get(name).ok_or_else(|| super::no_files(name).at(source.place.clone()))?;
+                if let Some(time) = tree.tree.time().filter(|time| *time < epoch) {
+                    hasher.field(&time.to_le_bytes());
+                }
                 for selected in select(tree, source, copy.layout)? {
                     digest(&selected, &exclude, hasher)?;
                 }

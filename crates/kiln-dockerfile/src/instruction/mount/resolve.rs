@@ -39,7 +39,8 @@ impl Settings {
             let types = LIMITED.iter().find(|(key, _)| *key == setting.key).map(|(_, types)| *types);
             if types.is_some_and(|types| !types.contains(&kind)) {
                 let message = format!("mount option `{}` is not for mounts of type `{kind}`", setting.key);
-                return Err(invalid(setting.span, message));
+                let types = types.unwrap_or_default().join("`, `");
+                return Err(invalid(setting.span, message).with_help(format!("it is for `{types}`")));
             }
         }
         let target = self.target()?;
@@ -187,7 +188,9 @@ impl Settings {
             (None, None) => {
                 let name = target.and_then(|target| target.trim_end_matches('/').rsplit('/').next());
                 let named = name.filter(|name| !name.is_empty()).map(str::to_owned);
-                named.ok_or_else(|| invalid(self.span, "a secret mount needs `id` or `target`"))
+                named.ok_or_else(|| {
+                    invalid(self.span, "a secret mount needs `id` or `target`").with_help("write `id=<name>`")
+                })
             }
         }
     }

@@ -31,7 +31,7 @@ fn the_build_argument_takes_its_place() {
     assert!(policy("error=true").unwrap().check.error);
     assert_eq!(
         policy("skp=all").unwrap_err().to_string(),
-        "build argument `BUILDKIT_DOCKERFILE_CHECK`: unknown check option `skp`"
+        "build argument `BUILDKIT_DOCKERFILE_CHECK`: unknown check option `skp`: the options are `skip`, `error` and `experimental`"
     );
 }
 

@@ -2,8 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln_git::{Checkout, Gitlink, Head, ObjectId};
 use kiln_oci::Hasher;
@@ -28,11 +26,8 @@ pub(super) fn tree(engine: &Engine, commit: &GitCommit) -> Result<GitFiles> {
     }
     let work = engine.store.tmp_path();
     fs::create_dir(&work).on("create", &work)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    engine.cancel.on_cancel(move || flag.store(true, Ordering::Relaxed));
     let transfer = Transfer::new(&engine.sink, format!("fetch {}", commit.address), None);
-    let job = Job { engine, stop: &stop, submodules: commit.address.submodules };
+    let job = Job { engine, submodules: commit.address.submodules };
     let id = |text: &str| kiln_git::parse_id(text).ok_or_else(|| Error::internal("a pin without a commit"));
     let head = commit.keep_git_dir.then(|| head(commit)).transpose()?;
     let tree = work.join("tree");
@@ -77,7 +72,6 @@ fn stored(engine: &Engine, name: &str) -> Option<GitFiles> {
 
 struct Job<'a> {
     engine: &'a Engine,
-    stop: &'a AtomicBool,
     submodules: bool,
 }
 
@@ -118,7 +112,7 @@ impl Job<'_> {
         }
         let limit = self.engine.limits.layer_size;
         let remote = remote(self.engine, url);
-        let mut objects = remote.fetch(object, commit, pack, LARGEST_FILE, self.stop).map_err(failed)?;
+        let mut objects = remote.fetch(object, commit, pack, LARGEST_FILE).map_err(failed)?;
         let info = objects.commit(commit).map_err(failed)?;
         let found = match head {
             Some(head) => objects.checkout_with_git_dir(info.tree, dir, limit, head),

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln_git::{Answer, ObjectId, Reference, Remote, Web};
 use kiln_remote::{Client, Secret, WebMethod, WebRequest};
@@ -88,7 +89,10 @@ pub(super) fn remote(engine: &Engine, url: &Url) -> Remote {
         server: server(&clean).to_owned(),
         authorization: authorization(engine, url, Purpose::Repository),
     };
-    Remote { url: clean, web: Arc::new(http) }
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    engine.cancel.on_cancel(move || flag.store(true, Ordering::Relaxed));
+    Remote { url: clean, web: Arc::new(http), stop }
 }
 
 /// Puts a failure in the words of a build.

@@ -197,7 +197,8 @@ fn dest(
             "destination `{}` is empty after its variables are replaced",
             dest.value
         ))
-        .at(Some(lowering.source.place(dest.span))));
+        .at(Some(lowering.source.place(dest.span)))
+        .hint("give its variables a value with ARG or ENV above this line, or write a path"));
     }
     Ok(state.absolute(&text))
 }

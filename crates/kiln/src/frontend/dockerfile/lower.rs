@@ -48,6 +48,12 @@ pub(super) struct Lowering<'a> {
     /// Vertices of base images by name and platform, so that equal ones are one.
     images: BTreeMap<(String, String), VertexId>,
     done: BTreeMap<usize, StageState>,
+    /// The root file systems of the stages that are lowered.
+    vertices: BTreeMap<usize, VertexId>,
+    /// How many stages still start with the state of a stage; the last one takes it.
+    heirs: BTreeMap<usize, usize>,
+    /// Numbers of the stages by their names in lower case, in ascending order.
+    pub(super) stage_numbers: BTreeMap<String, Vec<usize>>,
     /// Platform variables, visible in FROM and, once declared, in stages.
     globals: Vars,
     /// ARGs before the first FROM.
@@ -65,9 +71,17 @@ impl<'a> Lowering<'a> {
             errors: Vec::new(),
             images: BTreeMap::new(),
             done: BTreeMap::new(),
+            vertices: BTreeMap::new(),
+            heirs: BTreeMap::new(),
+            stage_numbers: BTreeMap::new(),
             globals: Vars::default(),
             global_args: Vars::default(),
         };
+        for (number, stage) in source.tree.stages.iter().enumerate() {
+            if let Some(name) = &stage.name {
+                lowering.stage_numbers.entry(name.value.to_ascii_lowercase()).or_default().push(number);
+            }
+        }
         lowering.read_globals();
         lowering
     }
@@ -85,16 +99,22 @@ impl Lowering<'_> {
         if !self.wanted.is_empty() {
             return Ok(Lowered::Wanted(std::mem::take(&mut self.wanted)));
         }
+        self.heirs.insert(target, 1);
+        for &index in &needed {
+            if let Name::Stage(parent) = self.name(&self.base(index)?, index, Numbers::AreNames) {
+                *self.heirs.entry(parent).or_default() += 1;
+            }
+        }
         for index in needed {
             let state = self.stage(index)?;
+            self.vertices.insert(index, state.vertex);
             self.done.insert(index, state);
         }
         // What ADD takes from elsewhere is known only now, when its variables have values.
         if !self.wanted.is_empty() {
             return Ok(Lowered::Wanted(std::mem::take(&mut self.wanted)));
         }
-        let state =
-            self.done.remove(&target).ok_or_else(|| Error::internal("the target stage was not lowered"))?;
+        let state = self.take(target)?;
         let image = self.image(state);
         self.plan.images.push(image);
         Ok(Lowered::Plan(std::mem::take(&mut self.plan)))
@@ -183,10 +203,7 @@ impl Lowering<'_> {
             self.base_state(&name, platform, &place)?
         } else {
             match self.name(&self.base(index)?, index, Numbers::AreNames) {
-                Name::Stage(parent) => {
-                    let parent = self.done.get(&parent);
-                    parent.ok_or_else(|| Error::internal("a stage came before its base"))?.child()
-                }
+                Name::Stage(parent) => self.take(parent)?.child(),
                 Name::Other(name) => self.base_state(&name, platform, &place)?,
             }
         };
@@ -202,6 +219,16 @@ impl Lowering<'_> {
             self.collect(done);
         }
         Ok(state)
+    }
+
+    /// Returns the state in which stage `index` ended; whoever needs it last gets it without a copy.
+    fn take(&mut self, index: usize) -> Result<StageState> {
+        let left = self.heirs.get_mut(&index).map_or(0, |heirs| {
+            *heirs = heirs.saturating_sub(1);
+            *heirs
+        });
+        let state = if left == 0 { self.done.remove(&index) } else { self.done.get(&index).cloned() };
+        state.ok_or_else(|| Error::internal("a stage is not lowered when it is needed"))
     }
 
     fn base_state(&mut self, name: &str, platform: Platform, place: &Place) -> Result<StageState> {
@@ -304,9 +331,10 @@ impl Lowering<'_> {
         let Some(from) = from else { return Ok(CopyFrom::Context(String::new())) };
         match self.name(&from.name.value, index, from.numbers) {
             Name::Stage(stage) => {
-                let state =
-                    self.done.get(&stage).ok_or_else(|| Error::internal("a stage came before its source"))?;
-                Ok(CopyFrom::Vertex(state.vertex))
+                let vertex = self.vertices.get(&stage);
+                vertex
+                    .map(|vertex| CopyFrom::Vertex(*vertex))
+                    .ok_or_else(|| Error::internal("a stage came before its source"))
             }
             Name::Other(name) => {
                 let platform = self.request.target_platform();
@@ -328,7 +356,7 @@ impl Lowering<'_> {
     }
 
     fn image(&self, state: StageState) -> ImageSpec {
-        let mut config = state.config;
+        let mut config = state.image_config();
         config.config.labels.extend(self.request.labels.clone());
         // What was asked for is what the image says, also if its base was taken for another platform.
         let platform = self.request.platform.clone().unwrap_or(state.platform);

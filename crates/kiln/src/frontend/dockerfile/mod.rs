@@ -55,7 +55,7 @@ impl Source {
     pub fn parse(name: &str, bytes: &[u8], request: &BuildRequest) -> Result<Self> {
         let (tree, diagnostics) = kiln_dockerfile::parse_bytes(bytes);
         // What is shown of the file shows no password; stars keep every place where it is.
-        let text: Arc<str> = crate::address::mask(&String::from_utf8_lossy(bytes)).into();
+        let text: Arc<str> = crate::address::mask(&kiln_dockerfile::decode(bytes)).into();
         let (errors, warnings): (Vec<_>, Vec<_>) = diagnostics.into_iter().partition(Diagnostic::is_error);
         let source = Self { name: name.to_owned(), text, tree, warnings };
         let mut errors: Vec<Error> = errors.into_iter().map(|fault| source.error(fault)).collect();
@@ -68,8 +68,10 @@ impl Source {
         }
         // What has no place, such as a target that was not read, may be the consequence of another fault.
         errors.retain(|e| e.place.is_some());
-        errors.sort_by_key(|e| e.place.as_ref().map(|p| p.span.start));
-        errors.dedup_by(|b, a| a.place == b.place);
+        // All are in one file, whose text need not be compared.
+        let span = |e: &Error| e.place.as_ref().map(|p| (p.span.start, p.span.end));
+        errors.sort_by_key(|e| span(e).map(|(start, _)| start));
+        errors.dedup_by(|b, a| span(a) == span(b));
         Error::first_of(errors).map_or(Ok(source), Err)
     }
 

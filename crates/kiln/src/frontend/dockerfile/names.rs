@@ -13,6 +13,9 @@ use super::{Ask, Pin, Wanted, pin_key};
 use crate::error::{Error, Place, Result};
 use crate::request::BuildRequest;
 
+/// No more stages than these are compared with a name that may be misspelt.
+const MOST_STAGES: usize = 300;
+
 /// What `--from=` or FROM names.
 pub(super) enum Name {
     Stage(usize),
@@ -170,11 +173,10 @@ impl Lowering<'_> {
         if self.context_for(name).is_some() {
             return Name::Other(name.to_owned());
         }
-        let stages = self.source.tree.stages.iter().enumerate().take(index).rev();
-        let called =
-            |s: &kiln_dockerfile::Stage| s.name.as_ref().is_some_and(|n| n.value.eq_ignore_ascii_case(name));
-        if let Some((found, _)) = stages.into_iter().find(|(_, s)| called(s)) {
-            return Name::Stage(found);
+        let numbers_of = self.stage_numbers.get(&name.to_ascii_lowercase());
+        let above = numbers_of.and_then(|all| all[..all.partition_point(|number| *number < index)].last());
+        if let Some(found) = above {
+            return Name::Stage(*found);
         }
         match name.parse::<usize>() {
             Ok(number) if numbers == Numbers::AreStages && number < index => Name::Stage(number),
@@ -292,7 +294,9 @@ impl Lowering<'_> {
             return Ok(());
         }
         let stages = &self.source.tree.stages;
-        if let Some((found, _)) = self.source.tree.stage(name) {
+        if let Some(found) =
+            self.stage_numbers.get(&name.to_ascii_lowercase()).and_then(|all| all.last().copied())
+        {
             let whom = if found == index { "itself" } else { "a later stage" };
             let (label, verb) = (self.stage_label(index), from.verb);
             return Err(Error::input(format!("stage `{label}` {verb} from {whom}, `{name}`"))
@@ -337,7 +341,8 @@ impl Lowering<'_> {
         if name == "scratch" || self.pins.contains_key(&key) || asked {
             return;
         }
-        let stages: Vec<&str> = self.stage_names();
+        // A generated file may have very many stages, of which nobody misspelt one.
+        let stages: Vec<&str> = self.stage_numbers.keys().take(MOST_STAGES).map(String::as_str).collect();
         let similar = kiln_dockerfile::suggest(name, &stages).map(str::to_owned);
         self.wanted.push(Wanted {
             name: name.to_owned(),

@@ -84,8 +84,9 @@ pub(super) fn run(
 fn history(state: &StageState, args: &[String]) -> String {
     let declared: Vec<String> = state
         .args
+        .pairs()
         .iter()
-        .map(|name| format!("{name}={}", state.vars.get(name).unwrap_or_default()))
+        .map(|(name, _)| format!("{name}={}", state.vars.get(name).unwrap_or_default()))
         .collect();
     let prefix = if declared.is_empty() {
         String::new()

@@ -20,10 +20,12 @@ pub(super) struct StageState {
     pub(super) config: ImageConfig,
     pub(super) platform: Platform,
     pub(super) history: Vec<(String, Option<VertexId>)>,
+    /// ENV, as the image has it.
+    env: Vars,
     /// ARG and ENV, as RUN sees them.
     pub(super) vars: Vars,
     /// Names declared by ARG, for the history of RUN.
-    pub(super) args: Vec<String>,
+    pub(super) args: Vars,
     cmd_set: bool,
     label: String,
     step: usize,
@@ -34,18 +36,20 @@ pub(super) struct StageState {
 
 impl StageState {
     pub(super) fn new(vertex: VertexId, config: ImageConfig, platform: Platform) -> Self {
-        let mut vars = Vars::default();
+        let mut env = Vars::default();
         for entry in &config.config.env {
             let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
-            vars.set(name, value);
+            env.set(name, value);
         }
+        let vars = env.clone();
         Self {
             vertex,
             config,
             platform,
             history: Vec::new(),
+            env,
             vars,
-            args: Vec::new(),
+            args: Vars::default(),
             cmd_set: false,
             label: String::new(),
             step: 1,
@@ -55,8 +59,15 @@ impl StageState {
     }
 
     /// Returns the state that a stage FROM this one starts with.
-    pub(super) fn child(&self) -> Self {
-        Self { cmd_set: false, ..self.clone() }
+    pub(super) fn child(self) -> Self {
+        Self { cmd_set: false, ..self }
+    }
+
+    /// Returns the config of the image that the stage ends as.
+    pub(super) fn image_config(&self) -> ImageConfig {
+        let mut config = self.config.clone();
+        config.config.env = self.env.pairs().iter().map(|(name, value)| format!("{name}={value}")).collect();
+        config
     }
 
     pub(super) fn begin(&mut self, label: String, total: usize, fresh: bool) {
@@ -137,16 +148,24 @@ pub(super) fn clean(path: &str) -> String {
 /// Expands words of one instruction, all with the variables as they were before it.
 pub(super) struct Words<'a, 'b> {
     lowering: &'a Lowering<'b>,
-    vars: Vars,
+    vars: &'a Vars,
 }
 
 impl<'a, 'b> Words<'a, 'b> {
-    pub(super) fn new(lowering: &'a Lowering<'b>, state: &StageState) -> Self {
-        Self { lowering, vars: state.vars.clone() }
+    pub(super) fn new(lowering: &'a Lowering<'b>, state: &'a StageState) -> Self {
+        Self { lowering, vars: &state.vars }
     }
 
     fn result(&self, result: std::result::Result<Expanded, ExpandError>, span: Span) -> Result<String> {
-        result.map(|e| e.text).map_err(|e| self.lowering.source.error(e.at(span)))
+        result.map(|e| e.text).map_err(|e| {
+            let error = self.lowering.source.error(e.at(span));
+            match e.missing.filter(|name| self.lowering.global(name).is_some()) {
+                Some(name) => error.hint(format!(
+                    "`{name}` has a value above the first FROM; `ARG {name}` in this stage makes it visible here"
+                )),
+                None => error,
+            }
+        })
     }
 
     fn lookup(&self, name: &str) -> Option<String> {
@@ -264,9 +283,8 @@ fn arg(lowering: &Lowering<'_>, state: &mut StageState, arg: &Arg) -> Result<Str
             (None, Some(default)) => Some(words.word(default)?),
             (None, None) => lowering.global(&name).map(str::to_owned),
         };
-        if !state.args.contains(&name) {
-            state.args.push(name.clone());
-        }
+        // Only the names count; the values are among the variables.
+        state.args.set(&name, "");
         history.push(' ');
         history.push_str(&name);
         if let Some(value) = value {
@@ -282,7 +300,7 @@ fn env(lowering: &Lowering<'_>, state: &mut StageState, env: &Env) -> Result<Str
     let pairs = Words::new(lowering, state).pairs(&env.pairs)?;
     for (key, value) in &pairs {
         state.vars.set(key, value);
-        state.config.config.set_env(key, value);
+        state.env.set(key, value);
     }
     Ok(history::pairs("ENV", &pairs))
 }
@@ -373,7 +391,7 @@ pub(super) fn unsupported(what: &str, place: &Place) -> Error {
 pub(super) fn hidden_proxies(lowering: &Lowering<'_>, state: &StageState) -> Vec<(String, String)> {
     let given = lowering.request.build_args.iter().chain(&lowering.request.proxy_args);
     given
-        .filter(|(name, _)| PROXIES.contains(&name.as_str()) && !state.args.contains(name))
+        .filter(|(name, _)| PROXIES.contains(&name.as_str()) && state.args.get(name).is_none())
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
 }

@@ -25,17 +25,22 @@ pub(super) const PROXIES: [&str; 10] = [
 #[derive(Debug, Clone, Default)]
 pub(super) struct Vars {
     entries: Vec<(String, String)>,
+    /// Where each name is among the entries; a generated file may have very many.
+    places: BTreeMap<String, usize>,
 }
 
 impl Vars {
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.entries.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+        self.entries.get(*self.places.get(name)?).map(|(_, value)| value.as_str())
     }
 
     pub(super) fn set(&mut self, name: &str, value: &str) {
-        match self.entries.iter_mut().find(|(n, _)| n == name) {
+        match self.places.get(name).and_then(|place| self.entries.get_mut(*place)) {
             Some(entry) => value.clone_into(&mut entry.1),
-            None => self.entries.push((name.to_owned(), value.to_owned())),
+            None => {
+                self.places.insert(name.to_owned(), self.entries.len());
+                self.entries.push((name.to_owned(), value.to_owned()));
+            }
         }
     }
 
