@@ -34,7 +34,7 @@ pub struct ImageConfig {
     #[serde(default)]
     pub rootfs: RootFs,
     /// One entry for each instruction, base first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
     pub history: Vec<History>,
     /// Fields that this version does not know.
     #[serde(flatten)]
@@ -120,7 +120,7 @@ pub struct RootFs {
     #[serde(rename = "type", default = "layers")]
     pub kind: String,
     /// Digests of the uncompressed layer tars, base first.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "nullable")]
     pub diff_ids: Vec<Digest>,
 }
 

@@ -21,7 +21,8 @@ pub struct Manifest {
     pub artifact_type: Option<String>,
     /// The image config.
     pub config: Descriptor,
-    /// Layers, base first.
+    /// Layers, base first. BuildKit writes `null` for an image without any.
+    #[serde(deserialize_with = "nullable")]
     pub layers: Vec<Descriptor>,
     /// The manifest that this one refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -174,6 +175,10 @@ impl Document {
     }
 }
 
+fn nullable<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Descriptor>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,6 +198,13 @@ mod tests {
         let again = serde_json::to_value(document.manifest().unwrap()).unwrap();
         assert_eq!(again["x-future"]["a"][0], 1);
         assert_eq!(document.digest(), &Digest::sha256(text.as_bytes()));
+    }
+
+    #[test]
+    fn an_image_without_layers_may_say_null() {
+        let text = manifest("").replace(r#""layers":[]"#, r#""layers":null"#);
+        let document = Document::parse(text.into_bytes(), None).unwrap();
+        assert_eq!(document.manifest().unwrap().layers, []);
     }
 
     #[test]

@@ -58,11 +58,21 @@ impl Person {
         !matches!(self, Self::Ordinary { range: false, .. })
     }
 
-    fn own(&self, path: &Path) {
-        if let Self::Ordinary { uid, gid, .. } = self {
-            let owned = std::os::unix::fs::chown(path, Some(*uid), Some(*gid));
-            assert!(owned.is_ok(), "cannot give {} to {self}: {owned:?}", path.display());
+    /// Makes `path` theirs.
+    ///
+    /// # Errors
+    /// When its owner cannot be changed.
+    pub fn give(&self, path: &Path) -> std::io::Result<()> {
+        match self {
+            // A link itself: what it names may not exist.
+            Self::Ordinary { uid, gid, .. } => std::os::unix::fs::lchown(path, Some(*uid), Some(*gid)),
+            Self::Root | Self::Caller => Ok(()),
         }
+    }
+
+    fn own(&self, path: &Path) {
+        let owned = self.give(path);
+        assert!(owned.is_ok(), "cannot give {} to {self}: {owned:?}", path.display());
     }
 }
 
@@ -78,6 +88,15 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Runs `command` to its end.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn of(command: &mut Command) -> Self {
+        outcome(command)
+    }
+
     /// Asserts success and returns what was on standard output, trimmed.
     #[track_caller]
     pub fn ok(&self) -> &str {

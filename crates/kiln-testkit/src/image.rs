@@ -47,15 +47,6 @@ impl Image {
     }
 
     fn read(name: &str) -> Result<Self, String> {
-        let text = |e: &dyn std::error::Error| {
-            let mut all = e.to_string();
-            let mut source = e.source();
-            while let Some(cause) = source {
-                let _ = write!(all, ": {cause}");
-                source = cause.source();
-            }
-            all
-        };
         let reference: Reference = name.parse().map_err(|e| text(&e))?;
         let client = Client::new(ClientConfig::default()).map_err(|e| text(&e))?;
         let document = client.document(&reference).map_err(|e| text(&e))?;
@@ -74,18 +65,7 @@ impl Image {
         let mut layers = Vec::new();
         for (descriptor, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
             let blob = client.blob(&reference, descriptor, None).map_err(|e| text(&e))?;
-            let mut reader = LayerReader::new(blob, Limits::default()).map_err(|e| text(&e))?;
-            let mut listing = Listing::default();
-            while let Some((entry, content)) = reader.next().map_err(|e| text(&e))? {
-                let mut bytes = Vec::new();
-                content.take(KEEP).read_to_end(&mut bytes).map_err(|e| text(&e))?;
-                listing.entries.push((entry, bytes));
-            }
-            let summary = reader.finish().map_err(|e| text(&e))?;
-            if summary.diff_id != *diff_id {
-                return Err(format!("a layer unpacks to {}, the config says {diff_id}", summary.diff_id));
-            }
-            listing.check()?;
+            let listing = Listing::read(blob, diff_id)?;
             layers.push(listing);
         }
         Ok(Self { digest: document.digest().clone(), manifest, config, layers })
@@ -111,6 +91,26 @@ impl Image {
 }
 
 impl Listing {
+    /// Reads a layer that must unpack to `diff_id`, and checks what every layer must fulfil.
+    ///
+    /// # Errors
+    /// When it cannot be read or breaks a rule.
+    pub fn read(blob: impl std::io::Read, diff_id: &Digest) -> Result<Self, String> {
+        let mut reader = LayerReader::new(blob, Limits::default()).map_err(|e| text(&e))?;
+        let mut listing = Self::default();
+        while let Some((entry, content)) = reader.next().map_err(|e| text(&e))? {
+            let mut bytes = Vec::new();
+            content.take(KEEP).read_to_end(&mut bytes).map_err(|e| text(&e))?;
+            listing.entries.push((entry, bytes));
+        }
+        let summary = reader.finish().map_err(|e| text(&e))?;
+        if summary.diff_id != *diff_id {
+            return Err(format!("a layer unpacks to {}, the config says {diff_id}", summary.diff_id));
+        }
+        listing.check()?;
+        Ok(listing)
+    }
+
     /// Returns the entry at `path`.
     #[must_use]
     pub fn entry(&self, path: &str) -> Option<&Entry> {
@@ -162,4 +162,15 @@ impl Listing {
         }
         Ok(())
     }
+}
+
+/// Returns an error with all its causes.
+fn text(error: &dyn std::error::Error) -> String {
+    let mut all = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let _ = write!(all, ": {cause}");
+        source = cause.source();
+    }
+    all
 }

@@ -12,6 +12,11 @@ pub fn left_out(what: &str, why: &str) {
     let _ = std::io::stderr().write_all(format!("left out: {what}: {why}\n").as_bytes());
 }
 
+/// Says something past the test runner's capture that is neither a failure nor left out.
+pub fn note(what: &str) {
+    let _ = std::io::stderr().write_all(format!("note: {what}\n").as_bytes());
+}
+
 /// Returns the path of a program, or says that what needs it is left out.
 #[must_use]
 pub fn program(name: &str, what: &str) -> Option<PathBuf> {

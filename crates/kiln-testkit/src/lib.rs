@@ -5,6 +5,7 @@
 //! distribution) is asked for through [`lane`], which says aloud what a test leaves out and why.
 
 pub mod base;
+pub mod corpus;
 mod env;
 pub mod git;
 mod image;

@@ -8,6 +8,7 @@ mod add_http;
 mod build;
 mod caches;
 mod check;
+mod conformance;
 mod copy;
 mod debian;
 mod errors;

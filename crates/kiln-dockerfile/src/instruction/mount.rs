@@ -192,6 +192,13 @@ pub(super) fn parse(value: &FlagValue, diagnostics: &mut Vec<Diagnostic>) -> Opt
     let mut seen = BTreeSet::new();
     let mut faulty = false;
     for field in fields {
+        if field.text().is_empty() {
+            let message = "`--mount` has an option without text";
+            let diagnostic = Diagnostic::error("empty-mount-option", value.span(), message);
+            diagnostics.push(diagnostic.with_help("remove the comma that is too much"));
+            faulty = true;
+            continue;
+        }
         match option(&field) {
             Ok(option) => {
                 if !seen.insert(option.key.value) {

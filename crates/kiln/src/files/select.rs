@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use kiln_dockerfile::glob;
+use kiln_dockerfile::glob::{self, Glob};
 use kiln_dockerfile::ignore::{Ignore, clean_path};
 use kiln_oci::layer::{EntryPath, Kind};
 
@@ -159,6 +159,12 @@ fn expand(from: &SourceTree, pattern: &EntryPath, source: &CopySource) -> Result
     let components: Vec<String> =
         pattern.components().map(|c| String::from_utf8_lossy(c).into_owned()).collect();
     let plain = components.iter().take_while(|c| !glob::has_wildcard(c)).count();
+    let patterns: Vec<Glob> = components
+        .iter()
+        .skip(plain)
+        .map(|component| Glob::new(component))
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|e| Error::input(format!("bad pattern `{}`: {e}", source.path)).at(source.place.clone()))?;
     let base = components.iter().take(plain).fold(EntryPath::root(), |path, c| path.join(c.as_bytes()));
     let resolved = resolve(from.tree.as_ref(), &base)?;
     let gone = from.excluded(&base) && !from.may_hold_included(&base);
@@ -166,7 +172,7 @@ fn expand(from: &SourceTree, pattern: &EntryPath, source: &CopySource) -> Result
         return Err(missing(from, &base, source));
     }
     let mut found = vec![resolved];
-    for component in components.iter().skip(plain) {
+    for pattern in &patterns {
         let mut next = Vec::new();
         for dir in found {
             let is_directory = |node: Node| node.entry.kind == Kind::Directory;
@@ -174,7 +180,7 @@ fn expand(from: &SourceTree, pattern: &EntryPath, source: &CopySource) -> Result
                 continue;
             }
             for name in from.tree.list(&dir)? {
-                if glob::matches(component, &String::from_utf8_lossy(&name)).unwrap_or(false) {
+                if pattern.matches(&String::from_utf8_lossy(&name)) {
                     next.push(dir.join(&name));
                 }
             }

@@ -124,7 +124,8 @@ impl Transfer<'_> {
     /// Expands everything, all with the variables as they were before the instruction.
     fn lower(&self, lowering: &Lowering<'_>, state: &StageState, from: CopyFrom) -> Result<FileOp> {
         let words = Words::new(lowering, state);
-        let exclude = self.exclude.iter().map(|pattern| words.word(pattern)).collect::<Result<_>>()?;
+        // As they are written: BuildKit replaces no variable here.
+        let exclude = self.exclude.iter().map(|pattern| pattern.value.clone()).collect();
         let chown = words.optional(self.chown)?.filter(|user| !user.is_empty());
         let chmod = mode(lowering, &words, self.chmod)?;
         // With `--chmod` BuildKit copies as without `--link`, and so the same layers come out here.

@@ -231,7 +231,8 @@ pub(super) fn instruction(
         Instruction::Cmd(cmd) => {
             let command = state.command(&cmd.command);
             let history = format!("CMD {}", history::quoted(&command));
-            state.config.config.cmd = Some(command);
+            // An empty array takes the base's command away, and is no command itself.
+            state.config.config.cmd = Some(command).filter(|c| !c.is_empty());
             state.config.config.args_escaped = true;
             state.cmd_set = true;
             history
@@ -239,7 +240,7 @@ pub(super) fn instruction(
         Instruction::Entrypoint(entrypoint) => {
             let command = state.command(&entrypoint.command);
             let history = format!("ENTRYPOINT {}", history::quoted(&command));
-            state.config.config.entrypoint = Some(command);
+            state.config.config.entrypoint = Some(command).filter(|c| !c.is_empty());
             if !state.cmd_set {
                 state.config.config.cmd = None;
             }
@@ -314,7 +315,10 @@ fn label(lowering: &Lowering<'_>, state: &mut StageState, label: &Label) -> Resu
 fn expose(lowering: &Lowering<'_>, state: &mut StageState, expose: &Expose) -> Result<String> {
     let words = Words::new(lowering, state);
     let mut ports = Vec::new();
-    for port in &expose.ports {
+    // The history has them in this order, as in BuildKit; the config has no order.
+    let mut written: Vec<_> = expose.ports.iter().collect();
+    written.sort_by(|a, b| a.value.cmp(&b.value));
+    for port in written {
         for word in words.list(port)? {
             let spec = PortSpec::parse(&word)
                 .map_err(|message| Error::input(message).at(Some(lowering.source.place(port.span))))?;

@@ -1,0 +1,4 @@
+FROM scratch
+ONBUILD COPY <<EOF /f
+from the trigger
+EOF

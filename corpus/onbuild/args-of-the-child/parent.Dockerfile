@@ -1,0 +1,3 @@
+FROM scratch
+ONBUILD ARG A=1
+ONBUILD LABEL a=$A

@@ -1,0 +1,2 @@
+FROM scratch
+ONBUILD COPY --from=tools /etc/group /x

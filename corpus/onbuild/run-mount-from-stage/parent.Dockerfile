@@ -1,0 +1,2 @@
+FROM tools
+ONBUILD RUN --mount=from=build,source=/f,target=/m cat /m > /o

@@ -1,0 +1,4 @@
+FROM scratch
+ONBUILD COPY f /x
+ONBUILD COPY f /y
+ONBUILD ENV T=1

@@ -1,0 +1,3 @@
+FROM tools
+SHELL ["/bin/sh", "-e", "-c"]
+ONBUILD RUN echo $- > /o
