@@ -44,6 +44,8 @@ pub(crate) struct Grants {
     pub(crate) secrets: BTreeMap<String, Secret>,
     /// SSH agents by id.
     pub(crate) agents: BTreeMap<String, SshAgent>,
+    /// The host of a build context that is a repository.
+    pub(crate) context_host: Option<String>,
 }
 
 /// Owners on disk as the isolation of this build keeps them.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use kiln_oci::{Descriptor, Digest, Document, ImageConfig, Index, MediaType, Platform, Reference};
 
+use crate::address;
 use crate::context::Context;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -82,8 +83,23 @@ pub(crate) fn elsewhere(engine: &Engine, ask: &Ask) -> Result<Pin> {
     }
 }
 
+/// A Dockerfile may be a stranger's: it uses the keys of whoever builds it only if that was allowed.
+fn refuse_keys(engine: &Engine, ask: &Ask) -> Result<()> {
+    let by_ssh = |remote: &str| !address::is_http(remote) && !remote.starts_with("git://");
+    match ask {
+        Ask::Git(address, _)
+            if by_ssh(address.remote.reveal()) && !engine.grants.agents.contains_key("default") =>
+        {
+            Err(Error::input("a repository behind `ssh` needs your keys, which this build may not use")
+                .hint("pass `--ssh default` if you trust the Dockerfile with them"))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn one(engine: &Engine, request: &BuildRequest, wanted: &Wanted, known: &Pins) -> Result<Pin> {
     if !matches!(wanted.ask, Ask::Name) {
+        refuse_keys(engine, &wanted.ask)?;
         return elsewhere(engine, &wanted.ask);
     }
     let named = request.context_named(&wanted.name, &wanted.platform);

@@ -8,7 +8,7 @@ use kiln_testkit::{Image, TestEnv, lane};
 use crate::{env, env_of};
 
 /// One member of an archive.
-struct Member<'a> {
+pub(crate) struct Member<'a> {
     name: &'a str,
     kind: u8,
     mode: u32,
@@ -22,7 +22,7 @@ fn member<'a>(kind: u8, name: &'a str) -> Member<'a> {
     Member { name, kind, mode: 0o644, owner: (0, 0), mtime: 1000, link: "", content: b"" }
 }
 
-fn file<'a>(name: &'a str, content: &'a str) -> Member<'a> {
+pub(crate) fn file<'a>(name: &'a str, content: &'a str) -> Member<'a> {
     Member { content: content.as_bytes(), ..member(b'0', name) }
 }
 
@@ -35,7 +35,7 @@ fn link<'a>(kind: u8, name: &'a str, target: &'a str) -> Member<'a> {
 }
 
 /// Writes a ustar archive as any program might, in this order and with these names.
-fn tar(members: &[Member<'_>]) -> Vec<u8> {
+pub(crate) fn tar(members: &[Member<'_>]) -> Vec<u8> {
     let mut out = Vec::new();
     for member in members {
         let mut header = [0_u8; 512];

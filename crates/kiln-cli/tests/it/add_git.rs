@@ -236,7 +236,10 @@ fn a_daemon_serves_as_well() {
 fn ssh_needs_the_program_ssh() {
     let env = env();
     env.write("ctx/Dockerfile", "FROM scratch\nADD git@127.0.0.1:r.git /\n");
-    let mut command = env.command(["build", "ctx"]);
+    // The keys of whoever builds are not for every Dockerfile.
+    env.kiln(["build", "ctx"]).fails(1, &["behind `ssh` needs your keys", "--ssh default", "Dockerfile:2"]);
+    let _agent = std::os::unix::net::UnixListener::bind(env.root.join("agent")).unwrap();
+    let mut command = env.command(["build", "--ssh", "default=agent", "ctx"]);
     let output = command.env("PATH", env.root.join("tmp")).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{told}");
@@ -258,9 +261,10 @@ fn ssh_leads_to_repositories_and_its_complaints_are_told() {
     let path = format!("{}:{}", env.root.join("bin").display(), std::env::var("PATH").unwrap());
     let name = format!("{}/it:1", env.host());
     let build = || {
-        let mut command = env.command(["build", "-t", &name, "--push", "ctx"]);
+        let mut command = env.command(["build", "--ssh", "default=agent", "-t", &name, "--push", "ctx"]);
         command.env("PATH", &path).env("GIT_CONFIG_GLOBAL", "/dev/null").output().unwrap()
     };
+    let _agent = std::os::unix::net::UnixListener::bind(env.root.join("agent")).unwrap();
     env.write("ctx/Dockerfile", "FROM scratch\nADD git@nowhere.invalid:r.git /\n");
     stub(&format!("cd '{}' && exec sh -c \"$last\"", env.root.join("git").display()));
     let output = build();

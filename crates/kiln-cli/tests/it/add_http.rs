@@ -57,6 +57,37 @@ fn an_archive_stays_as_it_is() {
 }
 
 #[test]
+fn an_archive_is_unpacked_where_asked() {
+    let env = env();
+    let archive = crate::add::tar(&[crate::add::file("dir/f", "hello")]);
+    let server = WebServer::start(move |_| Reply::new(200, archive.clone()));
+    let dockerfile = format!("FROM scratch\nADD --unpack --chown=1:2 {} /to\n", server.url("/x.tar"));
+    let (image, _) = image(&env, &dockerfile, &[]);
+    // A directory that the archive does not name is nobody's, as in BuildKit.
+    assert_eq!(image.last().lines(), ["dir 755 1:2 to", "dir 755 0:0 to/dir", "file 644 1:2 to/dir/f 5"]);
+}
+
+#[test]
+fn a_server_gets_the_secret_that_names_it_and_no_other() {
+    let env = env();
+    let server = WebServer::start(|request| match request.header("authorization") {
+        Some("Bearer hunter2") => Reply::new(200, "private"),
+        _ => Reply::new(401, ""),
+    });
+    let url = server.url("/f");
+    let host = url.strip_prefix("http://").and_then(|rest| rest.split('/').next()).unwrap().to_owned();
+    env.write("token", "hunter2\n");
+    let secret = format!("id=HTTP_AUTH_TOKEN_{host},src=token");
+    let dockerfile = format!("FROM scratch\nADD {url} /f\n");
+    let (image, outcome) = image(&env, &dockerfile, &["--secret", &secret]);
+    assert_eq!(image.last().text("f").unwrap(), "private");
+    assert!(!outcome.stderr.contains("hunter2"));
+    for secret in ["id=HTTP_AUTH_TOKEN_other.example,src=token", "id=HTTP_AUTH_TOKEN,src=token"] {
+        env.kiln(["build", "--no-cache", "--secret", secret, "ctx"]).fails(3, &["Dockerfile:2"]);
+    }
+}
+
+#[test]
 fn what_did_not_change_is_not_downloaded_again() {
     let env = env();
     let version = Arc::new(AtomicUsize::new(1));

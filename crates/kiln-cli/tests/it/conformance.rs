@@ -83,6 +83,7 @@ fn corpus() -> Vec<Case> {
     let only = std::env::var("KILN_CORPUS").unwrap_or_default();
     let mut cases = Case::all(&corpus).unwrap();
     cases.retain(|case| case.name.contains(&only));
+    assert!(!cases.is_empty(), "no case has `{only}` in its name");
     cases
 }
 

@@ -57,7 +57,7 @@ CMD serve
         ("WORKDIR /srv", true),
         ("COPY --chown=1:2 --chmod=600 f ./", true),
         ("COPY <<END /here", true),
-        ("EXPOSE [80/tcp 53/udp]", false),
+        ("EXPOSE [53/udp 80/tcp]", false),
         ("VOLUME [/a /b]", false),
         ("USER 1", false),
         ("STOPSIGNAL SIGINT", false),

@@ -114,7 +114,7 @@ fn request(engine: &Engine, url: &Url, method: WebMethod) -> WebRequest {
         method,
         url: url.reveal().to_owned(),
         headers: Vec::new(),
-        authorization: authorization(engine, url, Purpose::File),
+        authorization: authorization(&engine.grants, url, Purpose::File),
     }
 }
 

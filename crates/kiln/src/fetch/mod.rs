@@ -3,10 +3,12 @@
 //! Names are resolved early ([`http::file`], [`git::resolve`]): after that, a build knows by digest or commit what it
 //! will get. Trees of commits are fetched late ([`git::tree`]), when a step that is not in the cache reads them.
 
+mod auth;
 pub(crate) mod git;
 pub(crate) mod http;
 
-use kiln_remote::Secret;
+use auth::authorization;
+pub(crate) use auth::host;
 
 use crate::address::{GitTimes, Url};
 use crate::context::Fetched;
@@ -17,20 +19,13 @@ use crate::request::{BuildRequest, ContextSource};
 /// Build argument that keeps `.git` of a build context, as in BuildKit.
 const KEEP_GIT_DIR: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
 
-/// Returns what goes into `Authorization` for the server of `url`, unless its own login is to be used.
-///
-/// This version knows no secrets; whoever adds them answers here, for files and repositories alike.
-fn authorization(_engine: &Engine, _url: &Url, _purpose: Purpose) -> Option<Secret> {
-    None
-}
-
 /// What a server is asked for: the two have secrets of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     /// A file: `HTTP_AUTH_HEADER_host` and `HTTP_AUTH_TOKEN_host` in BuildKit.
     File,
     /// A repository: `GIT_AUTH_HEADER` and `GIT_AUTH_TOKEN` in BuildKit.
-    #[cfg(feature = "git")]
+    #[cfg_attr(not(feature = "git"), allow(dead_code, reason = "without git nobody asks for one"))]
     Repository,
 }
 

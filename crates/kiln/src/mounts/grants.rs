@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::engine::Grants;
 use crate::error::{Error, Result};
-use crate::request::{BuildRequest, Secret, SecretSource};
+use crate::request::{BuildRequest, ContextSource, Secret, SecretSource};
 
 /// A secret may have so many bytes, as in BuildKit.
 const LARGEST: u64 = 500 << 10;
@@ -33,7 +33,11 @@ pub(crate) fn read(request: &BuildRequest) -> Result<Grants> {
     for (id, agent) in &request.ssh {
         check_socket(id, &agent.socket)?;
     }
-    Ok(Grants { secrets, agents: request.ssh.clone() })
+    let context_host = match &request.context {
+        ContextSource::Git(address) => crate::fetch::host(address.remote.reveal()).map(str::to_owned),
+        _ => None,
+    };
+    Ok(Grants { secrets, agents: request.ssh.clone(), context_host })
 }
 
 fn read_file(id: &str, path: &Path) -> Result<Secret> {

@@ -183,14 +183,7 @@ fn build(
     let job = |dockerfile: PathBuf, parents: &[(String, PathBuf)]| {
         let name = dockerfile.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let out = dir.join(format!("result-{name}"));
-        Job {
-            case,
-            workspace: &workspace,
-            dockerfile,
-            parents: parents.to_vec(),
-            server: host.clone(),
-            out,
-        }
+        Job { case, workspace: &workspace, dockerfile, parents: parents.to_vec(), server: host.clone(), out }
     };
     let mut parents = Vec::new();
     for (name, dockerfile) in &case.parents {

@@ -87,7 +87,7 @@ pub(super) fn remote(engine: &Engine, url: &Url) -> Remote {
         client: engine.client.clone(),
         login,
         server: server(&clean).to_owned(),
-        authorization: authorization(engine, url, Purpose::Repository),
+        authorization: authorization(&engine.grants, url, Purpose::Repository),
     };
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
