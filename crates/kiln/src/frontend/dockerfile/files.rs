@@ -31,9 +31,11 @@ pub(super) fn workdir(
     path: &str,
     place: &Place,
 ) -> Result<()> {
-    let path = clean(&state.absolute(path));
-    state.config.config.working_dir.clone_from(&path);
-    let history = format!("WORKDIR {path}");
+    // The config has an absolute path as it was written, as in BuildKit; what is made is where it leads.
+    let written = if path.starts_with('/') { path.to_owned() } else { clean(&state.absolute(path)) };
+    let path = clean(&written);
+    let history = format!("WORKDIR {written}");
+    state.config.config.working_dir = written;
     if path == "/" {
         state.note(history);
         return Ok(());

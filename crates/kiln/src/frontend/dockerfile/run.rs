@@ -7,7 +7,7 @@ use kiln_dockerfile::instruction::{Network as Asked, Run, RunScript, Security};
 
 use super::lower::{DEFAULT_PATH, Lowering};
 use super::mounts::not_allowed;
-use super::stage::{StageState, hidden_proxies, unsupported};
+use super::stage::{StageState, clean, hidden_proxies, unsupported};
 use crate::error::{Place, Result};
 use crate::graph::{ExecOp, Network, Op};
 use crate::request::Entitlement;
@@ -63,10 +63,7 @@ pub(super) fn run(
         env.push(("PATH".to_owned(), DEFAULT_PATH.to_owned()));
     }
     env.extend(mounts.env);
-    let cwd = match state.config.config.working_dir.as_str() {
-        "" => "/".to_owned(),
-        dir => dir.to_owned(),
-    };
+    let cwd = clean(&state.config.config.working_dir);
     let hidden_env = hidden_proxies(lowering, state);
     let history = history(state, &args);
     let user = state.config.config.user.clone();
