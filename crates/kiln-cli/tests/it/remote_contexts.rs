@@ -227,7 +227,7 @@ fn the_examples_of_the_documentation_do_what_they_say() {
         env.kiln(&words[1..]).ok();
         commands += 1;
     }
-    assert_eq!(commands, 6);
+    assert_eq!(commands, 7);
     let contexts = [here("lib=https://git.example/lib.git#v3"), here("data=https://files.example/data.bin")];
     let built: Vec<Vec<String>> = blocks("dockerfile")
         .iter()
