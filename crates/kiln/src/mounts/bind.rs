@@ -77,16 +77,25 @@ fn directories(layers: &ViewTree, selected: &Selected) -> Result<Vec<PathBuf>> {
 
 /// Returns a path with what is selected of a context, as a COPY would bring it; equal content is kept once.
 fn snapshot(engine: &Engine, selected: &Selected) -> Result<PathBuf> {
-    let mut hasher = Hasher::new();
-    hasher.field(&engine.epoch.to_le_bytes());
-    digest(selected, &Arc::new(Ignore::parse("").0), &mut hasher)?;
-    let id = format!("context-{}", hasher.finish().hex());
+    let content = || -> Result<String> {
+        let mut hasher = Hasher::new();
+        hasher.field(&engine.epoch.to_le_bytes());
+        digest(selected, &Arc::new(Ignore::parse("").0), &mut hasher)?;
+        Ok(format!("context-{}", hasher.finish().hex()))
+    };
+    let id = content()?;
     let scheme = engine.scheme();
     let _lock = engine.store.lock(&format!("layer-{scheme}-{id}"))?;
     if let Some(dir) = engine.store.snapshot(scheme, &id) {
         return Ok(dir.join(NAME));
     }
-    Ok(copy(engine, selected)?.commit(scheme, &id)?.join(NAME))
+    let copy = copy(engine, selected)?;
+    // It will be found under this name by later builds, so it must not hold anything else.
+    if content()? != id {
+        return Err(Error::input(format!("{} changed while a mount of it was made", selected.from.what))
+            .hint("do not change the context while it is built"));
+    }
+    Ok(copy.commit(scheme, &id)?.join(NAME))
 }
 
 /// Copies what is selected into a directory of its own, under [`NAME`].
