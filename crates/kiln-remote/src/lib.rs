@@ -26,7 +26,7 @@ pub mod server;
 
 pub use client::{
     BlobReader, CancelHandle, Client, ClientConfig, Delivery, Notice, Observer, Retries, Roots, Timeouts,
-    UploadSource, Uploaded, WebAnswer, WebMethod, WebReader, WebRequest,
+    UploadSource, Uploaded, WebAnswer, WebMethod, WebReader, WebRequest, percent_decode,
 };
 pub use credentials::{Credential, Credentials, CredentialsError, HelperEnvironment};
 pub use error::{Asked, Cause, Error, ErrorKind, Fault, Login, TlsFault};

@@ -39,7 +39,7 @@ use crate::credentials::Credentials;
 use crate::error::Error;
 use crate::hosts::{HostsConfig, ProxyConfig};
 use transport::Host;
-pub(crate) use transport::percent_decode;
+pub use transport::percent_decode;
 
 /// Is told how many bytes of a blob have passed so far; the number falls when a transfer starts over. For an
 /// upload that is what was read from the source, at most a megabyte ahead of what the registry has.

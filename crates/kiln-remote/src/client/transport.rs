@@ -252,8 +252,9 @@ fn tunnel(url: &str, host: &str, tcp: HttpConnector) -> Result<Tunnel<HttpConnec
     })
 }
 
-/// Passwords with reserved characters stand percent-encoded in a proxy's URL.
-pub(crate) fn percent_decode(text: &str) -> String {
+/// Decodes `%20` and its like (RFC 3986, section 2.1); what is no code stays as it is.
+#[must_use]
+pub fn percent_decode(text: &str) -> String {
     let mut out = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {

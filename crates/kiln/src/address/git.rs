@@ -8,9 +8,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use kiln_remote::percent_decode;
 use serde::Serialize;
 
-use super::{Url, decode};
+use super::Url;
 
 /// A commit of a repository, as the user wants it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -83,7 +84,7 @@ impl GitAddress {
         if remote.strip_prefix("ssh://").is_some_and(|host| host.starts_with('-')) {
             return Err("a host cannot begin with `-`".to_owned());
         }
-        let (reference, subdir) = match rest.fragment.map(decode) {
+        let (reference, subdir) = match rest.fragment.map(percent_decode) {
             Some(fragment) => {
                 let (reference, subdir) = fragment.split_once(':').unwrap_or((&fragment, ""));
                 (Some(reference.to_owned()).filter(|r| !r.is_empty()), clean(subdir))
@@ -111,7 +112,8 @@ impl GitAddress {
         let mut values: BTreeMap<String, String> = BTreeMap::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let (key, value) = (decode(&key.replace('+', " ")), decode(&value.replace('+', " ")));
+            let (key, value) =
+                (percent_decode(&key.replace('+', " ")), percent_decode(&value.replace('+', " ")));
             if values.insert(key.clone(), value).is_some() {
                 return Err(format!("`{key}` stands there twice"));
             }

@@ -61,7 +61,7 @@ pub fn file_name(url: &str) -> Option<String> {
     let end = url.find(['?', '#']).unwrap_or(url.len());
     let (_, rest) = url[..end].split_once("://")?;
     let (_, path) = rest.split_once('/')?;
-    let name = decode(path.trim_end_matches('/').rsplit('/').next().unwrap_or_default());
+    let name = kiln_remote::percent_decode(path.trim_end_matches('/').rsplit('/').next().unwrap_or_default());
     let usable = !matches!(name.as_str(), "" | "." | "..")
         && !name.contains(['/', '\0'])
         && !name.contains(char::is_control);
@@ -94,26 +94,6 @@ fn credentials(text: &str) -> Vec<Range<usize>> {
         }
     }
     found
-}
-
-/// Decodes `%20` and its like.
-fn decode(text: &str) -> String {
-    let mut out = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let code = tail.get(..2).filter(|_| first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
-        match code.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                out.push(first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 #[cfg(test)]

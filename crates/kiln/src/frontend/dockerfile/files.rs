@@ -5,7 +5,8 @@ use kiln_dockerfile::{Spanned, Statement};
 
 use super::lower::Lowering;
 use super::names::Named;
-use super::stage::{StageState, Words, clean};
+use super::stage::{StageState, clean};
+use super::words::Words;
 use crate::error::{Error, Place, Result};
 use crate::graph::{
     CopyAction, CopyFrom, CopySource, FileAction, FileOp, Layout, Mode, Onto, Op, is_numeric,

@@ -5,6 +5,7 @@
 //! again. That is the only loop in a build, and it ends because every round names images not named before.
 
 mod args;
+mod base;
 pub mod checks;
 mod epoch;
 mod files;
@@ -16,6 +17,7 @@ mod remote;
 mod run;
 mod stage;
 mod vars;
+mod words;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -4,7 +4,8 @@ use kiln_dockerfile::instruction::Add;
 use kiln_oci::Digest;
 
 use super::lower::Lowering;
-use super::stage::{StageState, Words};
+use super::stage::StageState;
+use super::words::Words;
 use super::{Ask, Pin, Wanted};
 use crate::address::{self, GitAddress, Short, Url};
 use crate::error::{Error, Place, Result};
