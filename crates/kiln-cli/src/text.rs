@@ -120,6 +120,19 @@ pub(crate) fn seconds(took: Duration) -> String {
     }
 }
 
+/// Returns rows as lines, every column as wide as its widest cell.
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut out = String::new();
+    for row in rows {
+        let padded = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        out.push_str(printable(padded.collect::<Vec<_>>().join("  ").trim_end()).as_ref());
+        out.push('\n');
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

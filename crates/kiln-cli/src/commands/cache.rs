@@ -85,15 +85,7 @@ fn table(rows: &[Row]) -> String {
         };
         [id, text::size(row.size), kiln::image::rfc3339(i64::try_from(row.used).unwrap_or(i64::MAX))]
     }));
-    let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 3] = std::array::from_fn(width);
-    let mut out = String::new();
-    for row in &cells {
-        let padded = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        out.push_str(text::printable(padded.collect::<Vec<_>>().join("  ").trim_end()).as_ref());
-        out.push('\n');
-    }
-    out
+    text::table(&cells)
 }
 
 #[cfg(test)]

@@ -74,15 +74,7 @@ fn table(rows: &[Row]) -> String {
             row.size.map_or_else(unknown, text::size),
         ]
     }));
-    let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 5] = std::array::from_fn(width);
-    let mut out = String::new();
-    for row in &cells {
-        let padded = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        out.push_str(text::printable(padded.collect::<Vec<_>>().join("  ").trim_end()).as_ref());
-        out.push('\n');
-    }
-    out
+    text::table(&cells)
 }
 
 /// Removes images; each name that is none is reported, and the others are removed.
