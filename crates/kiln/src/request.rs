@@ -70,6 +70,30 @@ impl BuildRequest {
         self.platform.clone().unwrap_or_else(Platform::host)
     }
 
+    /// Returns the key of the named context that takes the place of `name`, a stage or an image.
+    ///
+    /// `alpine`, `alpine:latest` and `docker.io/library/alpine` are one name, as in BuildKit.
+    /// A context called `name::os/architecture` serves that platform only, and wins there.
+    pub(crate) fn context_named(&self, name: &str, platform: &Platform) -> Option<&str> {
+        if self.named_contexts.is_empty() {
+            return None;
+        }
+        let normal = |name: &str| {
+            let familiar = name.parse::<Reference>().ok().map(|r| r.to_string());
+            familiar.map(|n| n.strip_suffix(":latest").unwrap_or(&n).to_owned())
+        };
+        let lower = name.to_ascii_lowercase();
+        let wanted = normal(&lower);
+        let platform = platform.to_string();
+        let serves = |key: &str, this_platform_only: bool| {
+            let (name, own) = key.split_once("::").map_or((key, None), |(name, own)| (name, Some(own)));
+            let same_platform = if this_platform_only { own == Some(&platform) } else { own.is_none() };
+            same_platform && (name == lower || (wanted.is_some() && normal(name) == wanted))
+        };
+        let mut keys = self.named_contexts.keys().map(String::as_str);
+        keys.clone().find(|key| serves(key, true)).or_else(|| keys.find(|key| serves(key, false)))
+    }
+
     /// Tells whether the steps of the stage called `name` are done anew.
     #[must_use]
     pub fn is_stage_fresh(&self, name: &str) -> bool {

@@ -134,6 +134,13 @@ fn a_context_stands_in_for_the_stage_or_image_of_its_name() {
         &["--build-context", platform, "--build-context", "busybox=other", "--platform", "linux/s390x"],
     );
     assert!(for_one.last().entry("Dockerfile").is_some());
+    // The platform of a FROM counts, not only that of the build.
+    let of_stage = image(
+        &env,
+        "FROM --platform=linux/s390x busybox\nCOPY f /g\n",
+        &["--build-context", "busybox::linux/s390x=other"],
+    );
+    assert_eq!(of_stage.layers[0].lines(), ["file 644 0:0 from-elsewhere 1"]);
 }
 
 #[test]

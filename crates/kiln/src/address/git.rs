@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use kiln_dockerfile::ignore::clean_path;
 use kiln_remote::percent_decode;
 use serde::Serialize;
 
@@ -240,16 +241,9 @@ fn check_commit(text: &str) -> Result<(), String> {
     Err(format!("`{text}` is not the id of a commit, or the beginning of one"))
 }
 
+/// Returns a path below the root of a repository, which no `..` leaves.
 fn clean(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
+    clean_path(&format!("/{path}")).trim_start_matches('/').to_owned()
 }
 
 fn unknown(key: &str) -> String {

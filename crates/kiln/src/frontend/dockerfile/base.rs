@@ -26,7 +26,7 @@ impl Lowering<'_> {
                 Ok(StageState::new(vertex, config, found))
             }
             Some(Pin::Directory(_)) => {
-                let files = CopyFrom::Context(self.context_key(name));
+                let files = CopyFrom::Context(self.context_key(name, &platform));
                 Ok(self.files_state(name, files, platform, place))
             }
             Some(Pin::Git(commit)) => {
@@ -65,9 +65,8 @@ impl Lowering<'_> {
     }
 
     /// Returns the key under which the files of the named context `name` are opened.
-    fn context_key(&self, name: &str) -> String {
-        let platform = self.request.target_platform();
-        self.request.context_named(name, &platform).unwrap_or(name).to_owned()
+    fn context_key(&self, name: &str, platform: &Platform) -> String {
+        self.request.context_named(name, platform).unwrap_or(name).to_owned()
     }
 
     fn image_vertex(&mut self, name: &str, platform: &Platform, op: Op, place: &Place) -> VertexId {
@@ -100,7 +99,7 @@ impl Lowering<'_> {
             Name::Other(name) => {
                 let platform = self.request.target_platform();
                 match self.pins.get(&pin_key(&name, &platform)) {
-                    Some(Pin::Directory(_)) => Ok(CopyFrom::Context(self.context_key(&name))),
+                    Some(Pin::Directory(_)) => Ok(CopyFrom::Context(self.context_key(&name, &platform))),
                     Some(Pin::Http(file)) => Ok(CopyFrom::Http(file.clone())),
                     Some(Pin::Git(commit)) => Ok(CopyFrom::Git(commit.clone())),
                     Some(Pin::Image(base)) => {

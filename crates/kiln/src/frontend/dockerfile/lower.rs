@@ -90,6 +90,7 @@ impl Lowering<'_> {
         self.check_stages();
         let needed = self.needed(target);
         if !self.errors.is_empty() {
+            // Nothing is asked for: whoever called reports the errors.
             return Ok(Lowered::Wanted(Vec::new()));
         }
         self.want_names(&needed)?;
@@ -137,9 +138,8 @@ impl Lowering<'_> {
             let value = self.request.build_args.get(&name).unwrap_or(&value).clone();
             self.globals.set(&name, &value);
         }
-        let args: Vec<_> =
-            self.source.tree.global_args.iter().flat_map(|s| s.instruction.declarations.clone()).collect();
-        for declared in args {
+        let source = self.source;
+        for declared in source.tree.global_args.iter().flat_map(|s| &s.instruction.declarations) {
             let name = &declared.name.value;
             let value = match (self.request.build_args.get(name), &declared.default) {
                 (Some(given), _) => Some(given.clone()),

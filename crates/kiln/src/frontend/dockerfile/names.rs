@@ -1,17 +1,17 @@
 //! What names stand for: which stage, context or image a FROM, a `--from=` or a trigger means, and which stages
 //! the target therefore needs.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use kiln_dockerfile::expand::{Expanded, expand_word};
 use kiln_dockerfile::instruction::Instruction;
 use kiln_dockerfile::{Spanned, Statement};
-use kiln_oci::{Platform, Reference};
+use kiln_oci::Platform;
 
 use super::lower::Lowering;
 use super::{Ask, Pin, Wanted, pin_key};
 use crate::error::{Error, Place, Result};
-use crate::request::BuildRequest;
 
 /// No more stages than these are compared with a name that may be misspelt.
 const MOST_STAGES: usize = 300;
@@ -63,34 +63,33 @@ struct From {
 }
 
 /// An instruction of a stage: of its own, or a trigger of its base.
-pub(super) struct Step {
-    pub(super) statement: Statement,
+pub(super) struct Step<'a> {
+    /// Borrowed from the file: a heredoc may be large.
+    pub(super) statement: Cow<'a, Statement>,
     pub(super) place: Place,
 }
 
-impl BuildRequest {
-    /// Returns the key of the named context that takes the place of `name`, a stage or an image.
-    ///
-    /// `alpine`, `alpine:latest` and `docker.io/library/alpine` are one name, as in BuildKit.
-    /// A context called `name::os/architecture` serves that platform only, and wins there.
-    pub(crate) fn context_named(&self, name: &str, platform: &Platform) -> Option<&str> {
-        if self.named_contexts.is_empty() {
-            return None;
+impl<'a> Lowering<'a> {
+    /// Returns the instructions of stage `index`, those of its base's triggers first.
+    pub(super) fn steps(&self, index: usize) -> Result<Vec<Step<'a>>> {
+        if self.stand_in(index).is_some() {
+            return Ok(Vec::new());
         }
-        let normal = |name: &str| {
-            let familiar = name.parse::<Reference>().ok().map(|r| r.to_string());
-            familiar.map(|n| n.strip_suffix(":latest").unwrap_or(&n).to_owned())
+        let source = self.source;
+        let mut steps = self.trigger_steps(index)?;
+        let own = source.tree.stages[index].instructions.iter();
+        steps.extend(own.map(|s| Step { statement: Cow::Borrowed(s), place: source.place(s.span) }));
+        Ok(steps)
+    }
+
+    /// Returns the triggers of the base of stage `index`; those of an image are known once it has a pin.
+    fn trigger_steps(&self, index: usize) -> Result<Vec<Step<'a>>> {
+        let place = self.source.place(self.source.tree.stages[index].from.instruction.image.span);
+        let step = |text: &String| {
+            let statement = Cow::Owned(parse_trigger(text, &place)?);
+            Ok(Step { statement, place: place.clone() })
         };
-        let lower = name.to_ascii_lowercase();
-        let wanted = normal(&lower);
-        let platform = platform.to_string();
-        let serves = |key: &str, this_platform_only: bool| {
-            let (name, own) = key.split_once("::").map_or((key, None), |(name, own)| (name, Some(own)));
-            let same_platform = if this_platform_only { own == Some(&platform) } else { own.is_none() };
-            same_platform && (name == lower || (wanted.is_some() && normal(name) == wanted))
-        };
-        let mut keys = self.named_contexts.keys().map(String::as_str);
-        keys.clone().find(|key| serves(key, true)).or_else(|| keys.find(|key| serves(key, false)))
+        self.triggers(index)?.iter().map(step).collect()
     }
 }
 
@@ -192,27 +191,6 @@ impl Lowering<'_> {
 
     fn context_for(&self, name: &str) -> Option<&str> {
         self.request.context_named(name, &self.request.target_platform())
-    }
-
-    /// Returns the instructions of stage `index`, those of its base's triggers first.
-    pub(super) fn steps(&self, index: usize) -> Result<Vec<Step>> {
-        if self.stand_in(index).is_some() {
-            return Ok(Vec::new());
-        }
-        let mut steps = self.trigger_steps(index)?;
-        let own = self.source.tree.stages[index].instructions.iter();
-        steps.extend(own.map(|s| Step { statement: s.clone(), place: self.source.place(s.span) }));
-        Ok(steps)
-    }
-
-    /// Returns the triggers of the base of stage `index`; those of an image are known once it has a pin.
-    fn trigger_steps(&self, index: usize) -> Result<Vec<Step>> {
-        let place = self.source.place(self.source.tree.stages[index].from.instruction.image.span);
-        let step = |text: &String| {
-            let statement = parse_trigger(text, &place)?;
-            Ok(Step { statement, place: place.clone() })
-        };
-        self.triggers(index)?.iter().map(step).collect()
     }
 
     fn triggers(&self, index: usize) -> Result<Vec<String>> {

@@ -1,5 +1,6 @@
 //! What each instruction does to a stage: to its variables, its config, its files.
 
+use kiln_dockerfile::ignore::clean_path;
 use kiln_dockerfile::instruction::{
     Arg, CommandForm, Env, Expose, Healthcheck, Instruction, Label, PortSpec, StopSignal, Volume,
 };
@@ -134,15 +135,7 @@ impl StageState {
 
 /// Removes `.`, `..` and doubled slashes of an absolute path.
 pub(super) fn clean(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    format!("/{}", parts.join("/"))
+    clean_path(&format!("/{path}"))
 }
 
 /// Applies one instruction of stage `index` to `state`.
