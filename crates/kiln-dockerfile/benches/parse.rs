@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// One stage with the forms that real files have.
 const STAGE: &str = "# a stage\nFROM alpine:3.20 AS build\nARG VERSION=1.2 NAME=\"a b\"\nENV PATH=/app/bin:$PATH A=b\n\
 RUN --mount=type=cache,target=/root/.cache,sharing=locked apk add --no-cache git \\\n    make \\\n # why\n    gcc\n\
-COPY --from=0 --chown=1:2 src/*.c include /work/\nCOPY <<EOF /etc/config\nkey=$VERSION\nother=value\nEOF\n\
+COPY --from=0 --chown=1:2 src/*.c include /src/\nCOPY <<EOF /etc/config\nkey=$VERSION\nother=value\nEOF\n\
 HEALTHCHECK --interval=30s CMD [\"curl\", \"-f\", \"http://localhost/\"]\nLABEL org.example.a=\"b c\" d=e\n\
 EXPOSE 80 8000-8010/tcp\nENTRYPOINT [\"/app/run\", \"--serve\"]\nCMD echo hello\n";
 
