@@ -10,6 +10,7 @@ use kiln_remote::{Client, ClientConfig};
 use kiln_sandbox::{BuildNamespace, Requested};
 use serde::Serialize;
 
+use crate::cache::{Cache, StoreCache, Tiered, WriteOnly};
 use crate::cancel::Cancel;
 use crate::context::{self, Context};
 use crate::engine::{Engine, sandbox_error};
@@ -23,7 +24,7 @@ use crate::graph::{ImageSpec, Op, Plan};
 use crate::image::{Image, Parts, assemble};
 use crate::pin;
 use crate::progress::{Event, Sink};
-use crate::request::{BuildRequest, CompressionChoice, IsolationChoice, Output};
+use crate::request::{BuildRequest, CacheMode, CompressionChoice, IsolationChoice, Output};
 use crate::rootfs::Rootfs;
 use crate::solve::{self, Solved};
 use crate::store::Store;
@@ -96,7 +97,7 @@ pub fn build(config: &EngineConfig, request: &BuildRequest, sink: &Sink, cancel:
     let plan = planned.and_then(|plan| checked.map(|()| plan))?;
     isolate(&mut engine, config, request, &plan)?;
     let contexts = pin::contexts(opened.context, request)?;
-    run(&engine, config, request, &plan, &contexts).map_err(|e| stopped(e, cancel))
+    run(&engine, config, request, plan, &contexts).map_err(|e| stopped(e, cancel))
 }
 
 /// Runs a plan and exports its image; uploads begin while steps run.
@@ -104,12 +105,13 @@ fn run(
     engine: &Engine,
     config: &EngineConfig,
     request: &BuildRequest,
-    plan: &Plan,
+    plan: Plan,
     contexts: &BTreeMap<String, Context>,
 ) -> Result<Receipt> {
+    let prepared = solve::prepare(engine, plan, contexts, cache(engine, request))?;
+    let plan = &prepared.plan;
     let spec = plan.images.first().ok_or_else(|| Error::internal("the plan has no image"))?;
     let chain = plan.chain(spec.rootfs);
-    let prepared = solve::prepare(engine, plan, contexts, request.cache)?;
     if let Some(command) = prepared.first_command() {
         engine.require_sandbox().map_err(|e| e.at(command.meta.place.clone()))?;
         engine.sink.event(Event::Note { text: engine.isolation.to_string() });
@@ -132,6 +134,7 @@ fn run(
             .cloned()
             .ok_or_else(|| Error::internal("the root file system of the image was not made"))?;
         let image = image(engine, request, spec, &rootfs)?;
+        prepared.finish_cache()?;
         let job = Job { engine, image: &image, rootfs: &rootfs, names: &request.tags, stdout: config.stdout };
         let mut outputs = export::all(&job, &request.outputs)?;
         if let Some(push) = push {
@@ -141,6 +144,17 @@ fn run(
         }
         receipt(request, &image, outputs, &solved)
     })
+}
+
+/// Returns the caches of a build.
+fn cache<'a>(engine: &'a Engine, request: &BuildRequest) -> Box<dyn Cache + 'a> {
+    let store =
+        StoreCache { store: &engine.store, compression: engine.compression, max_age: request.cache_ttl };
+    let tiers = Tiered(vec![Box::new(store)]);
+    match request.cache {
+        CacheMode::ReadWrite => Box::new(tiers),
+        CacheMode::WriteOnly => Box::new(WriteOnly(tiers)),
+    }
 }
 
 fn check(request: &BuildRequest) -> Result<()> {

@@ -1,7 +1,7 @@
 //! What every room below works with, and the two ways in which a lazy layer becomes real: its blob is fetched,
 //! its files are unpacked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +40,8 @@ pub(crate) struct Engine {
 /// What a build was trusted with.
 #[derive(Debug, Default)]
 pub(crate) struct Grants {
+    /// Secrets whose value counts for the cache.
+    pub(crate) keyed: BTreeSet<String>,
     /// Secrets by id.
     pub(crate) secrets: BTreeMap<String, Secret>,
     /// SSH agents by id.

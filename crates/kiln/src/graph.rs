@@ -52,6 +52,14 @@ pub struct Meta {
     pub place: Option<Place>,
 }
 
+impl Meta {
+    /// Returns the title without stage and number: `RUN make` of `[build 2/5] RUN make`.
+    #[must_use]
+    pub fn instruction(&self) -> &str {
+        self.title.split_once("] ").map_or(self.title.as_str(), |(_, instruction)| instruction)
+    }
+}
+
 /// An operation. Each but `Image` and `Scratch` makes one layer.
 #[derive(Debug, Clone)]
 pub enum Op {
@@ -303,6 +311,16 @@ impl Plan {
         chain
     }
 
+    /// Returns the vertex that the chain of `id` begins with.
+    #[must_use]
+    pub fn base(&self, id: VertexId) -> VertexId {
+        let mut at = id;
+        while let Some(parent) = self.vertices[at].parent {
+            at = parent;
+        }
+        at
+    }
+
     /// Returns the vertices that `id` needs besides its parent.
     #[must_use]
     pub fn inputs(&self, id: VertexId) -> Vec<VertexId> {
@@ -311,6 +329,37 @@ impl Plan {
             CopyFrom::Context(_) | CopyFrom::Http(_) | CopyFrom::Git(_) => None,
         };
         self.vertices[id].op.sources().into_iter().filter_map(vertex).collect()
+    }
+
+    /// Puts vertex `to[id]` in the place of every vertex `id`, wherever one is named.
+    pub fn redirect(&mut self, to: &[VertexId]) {
+        let copied = |from: &mut CopyFrom| {
+            if let CopyFrom::Vertex(id) = from {
+                *id = to[*id];
+            }
+        };
+        for vertex in &mut self.vertices {
+            vertex.parent = vertex.parent.map(|parent| to[parent]);
+            match &mut vertex.op {
+                Op::Image(_) | Op::Scratch => {}
+                Op::Exec(exec) => {
+                    exec.mounts.iter_mut().filter_map(Mount::source_mut).for_each(|s| copied(&mut s.from));
+                }
+                Op::File(file) => {
+                    for action in &mut file.actions {
+                        if let FileAction::Copy(copy) = action {
+                            copied(&mut copy.from);
+                        }
+                    }
+                }
+            }
+        }
+        for image in &mut self.images {
+            image.rootfs = to[image.rootfs];
+            for (_, vertex) in &mut image.history {
+                *vertex = vertex.map(|id| to[id]);
+            }
+        }
     }
 
     /// Tells of every vertex whether a step looks into the files of its base: then destinations are looked up there.

@@ -6,7 +6,8 @@
 
 pub mod address;
 pub mod build;
-pub mod caches;
+mod cache;
+pub mod cache_mounts;
 pub mod cancel;
 pub mod check;
 mod context;
@@ -19,6 +20,7 @@ mod files;
 pub mod frontend;
 pub mod graph;
 pub mod image;
+pub mod key;
 mod mounts;
 mod pin;
 pub mod progress;

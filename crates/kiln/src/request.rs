@@ -7,6 +7,7 @@ mod secret;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kiln_oci::{Platform, Reference};
 use serde::Serialize;
@@ -41,6 +42,8 @@ pub struct BuildRequest {
     pub compression: CompressionChoice,
     /// Whether results of earlier builds are used.
     pub cache: CacheMode,
+    /// Results that are older than this count for nothing.
+    pub cache_ttl: Option<Duration>,
     /// Stages whose steps are done anew although the cache has them.
     pub no_cache_stages: Vec<String>,
     /// Whether base images are looked up in their registry although a local image has the name.
@@ -57,6 +60,8 @@ pub struct BuildRequest {
     pub proxy_args: BTreeMap<String, String>,
     /// Secrets that a RUN may ask for, by id.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// Ids of secrets whose value counts for the cache: a RUN that asks for one runs again when it changes.
+    pub keyed_secrets: BTreeSet<String>,
     /// SSH agents that a RUN may ask for, by id.
     pub ssh: BTreeMap<String, SshAgent>,
     /// What a RUN may do beyond the usual.

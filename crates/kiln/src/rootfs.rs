@@ -7,10 +7,11 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use kiln_oci::{Descriptor, Digest, Reference};
+use kiln_oci::Reference;
 
 use crate::error::{Cause, Error, ErrorKind, Place, Result};
 use crate::store::Growing;
+pub use crate::store::Packed;
 
 /// A value that another thread is working on.
 #[derive(Debug)]
@@ -106,15 +107,6 @@ impl<T: Clone> Default for Promise<T> {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// A layer that has been packed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Packed {
-    /// The compressed tar.
-    pub descriptor: Descriptor,
-    /// Digest of the tar before compression.
-    pub diff_id: Digest,
 }
 
 /// Where a layer's blob can be had from.

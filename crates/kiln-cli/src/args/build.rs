@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use kiln::oci::{Platform, Reference};
@@ -50,8 +51,9 @@ pub(crate) struct BuildArgs {
     /// Platform of the image [default: that of this machine]
     #[arg(long, value_name = "OS/ARCH", value_parser = value::platform, help_heading = "Input")]
     pub(crate) platform: Option<Platform>,
-    /// Secret for `RUN --mount=type=secret`; `id=NAME` alone takes the variable or else the file of that name
-    #[arg(long, value_name = "id=NAME[,src=FILE|,env=VARIABLE]", value_parser = value::secret, help_heading = "Input")]
+    /// Secret for `RUN --mount=type=secret`; `id=NAME` alone takes the variable or else the file of that name; with
+    /// `cache-key` its value counts for the cache
+    #[arg(long, value_name = "id=NAME[,src=FILE|,env=VARIABLE][,cache-key]", value_parser = value::secret, help_heading = "Input")]
     pub(crate) secret: Vec<SecretSpec>,
     /// SSH agent for `RUN --mount=type=ssh` [default socket: that in $SSH_AUTH_SOCK]
     #[arg(long, value_name = "default|ID[=SOCKET[,raw]]", value_parser = value::ssh, help_heading = "Input")]
@@ -123,6 +125,9 @@ pub(crate) struct BuildArgs {
     /// Do the steps of this stage anew
     #[arg(long, value_name = "STAGE", value_delimiter = ',', help_heading = "Machine")]
     pub(crate) no_cache_filter: Vec<String>,
+    /// Do steps anew whose result in the cache is older than this, such as 24h or 7d
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, help_heading = "Machine")]
+    pub(crate) cache_ttl: Option<Duration>,
     /// Allow RUN more than usual: security.insecure for `--security=insecure`; network.host is always allowed
     #[arg(long, value_name = "WHAT", value_parser = value::entitlement, help_heading = "Machine")]
     pub(crate) allow: Vec<Entitlement>,

@@ -52,13 +52,13 @@ fn list(args: &CacheLsArgs, env: &Env) -> Outcome<Exit> {
 
 fn export(args: &CacheExportArgs, env: &Env) -> Outcome<Exit> {
     let store = Store::open(&enter_store(&args.store, env)?)?;
-    say("exported", &kiln::caches::export(&store, &args.id, &args.output)?)
+    say("exported", &kiln::cache_mounts::export(&store, &args.id, &args.output)?)
 }
 
 fn import(args: &CacheImportArgs, env: &Env) -> Outcome<Exit> {
     let namespace = enter_namespace()?;
     let store = Store::open(&store_of(&args.store, env, &namespace)?)?;
-    say("imported", &kiln::caches::import(&store, &namespace, &args.file)?)
+    say("imported", &kiln::cache_mounts::import(&store, &namespace, &args.file)?)
 }
 
 fn say(done: &str, ids: &[String]) -> Outcome<Exit> {

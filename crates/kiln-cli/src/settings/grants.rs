@@ -1,6 +1,6 @@
 //! Secrets and agents: where the environment decides, it is asked here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
@@ -22,6 +22,12 @@ pub(super) fn secrets(specs: &[SecretSpec], env: &Env) -> BTreeMap<String, Secre
         SecretFrom::Name => variable(&spec.id).unwrap_or_else(|| SecretSource::File(PathBuf::from(&spec.id))),
     };
     specs.iter().map(|spec| (spec.id.clone(), source(spec))).collect()
+}
+
+/// Returns the ids of secrets whose value counts for the cache; of several with one id the last counts.
+pub(super) fn keyed(specs: &[SecretSpec]) -> BTreeSet<String> {
+    let last: BTreeMap<&str, bool> = specs.iter().map(|spec| (spec.id.as_str(), spec.cache_key)).collect();
+    last.into_iter().filter(|(_, keyed)| *keyed).map(|(id, _)| id.to_owned()).collect()
 }
 
 /// Returns the agents by id; one without a socket has that of the environment.
@@ -46,7 +52,7 @@ mod tests {
     #[test]
     fn the_environment_gives_secrets_without_a_source() {
         let env = Env::of([("TOKEN", "t"), ("EMPTY", "")]);
-        let spec = |id: &str, from: SecretFrom| SecretSpec { id: id.to_owned(), from };
+        let spec = |id: &str, from: SecretFrom| SecretSpec { id: id.to_owned(), from, cache_key: false };
         let value = |text: &str| SecretSource::Value(Secret::new(text.as_bytes()));
         let given = secrets(
             &[

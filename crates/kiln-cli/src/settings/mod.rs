@@ -89,6 +89,7 @@ impl Settings {
             outputs,
             compression: compression(args, defaults)?,
             cache: if args.no_cache { CacheMode::WriteOnly } else { CacheMode::ReadWrite },
+            cache_ttl: args.cache_ttl,
             pull: args.pull,
             source_date_epoch: source_date_epoch(args, &build_args, env),
             isolation: args.isolation.or(defaults.isolation).map_or(IsolationChoice::Auto, Into::into),
@@ -101,6 +102,7 @@ impl Settings {
                 }
             },
             proxy_args: proxy_args(&build_args),
+            keyed_secrets: grants::keyed(&args.secret),
             secrets: grants::secrets(&args.secret, env),
             ssh: grants::agents(&args.ssh, env)?,
             allow: args.allow.iter().copied().collect(),

@@ -13,6 +13,8 @@ pub(crate) struct SecretSpec {
     pub(crate) id: String,
     /// Where its value is.
     pub(crate) from: SecretFrom,
+    /// Steps that ask for it run again when its value changes.
+    pub(crate) cache_key: bool,
 }
 
 /// Where the value of a secret is.
@@ -26,10 +28,15 @@ pub(crate) enum SecretFrom {
     Name,
 }
 
-/// Parses `id=ID[,src=PATH|,env=NAME][,type=file|env]`.
+/// Parses `id=ID[,src=PATH|,env=NAME][,type=file|env][,cache-key]`.
 pub(crate) fn secret(text: &str) -> Parsed<SecretSpec> {
     let (mut id, mut file, mut variable, mut kind) = (None, None, None, None);
+    let mut cache_key = false;
     for field in output::fields(text)? {
+        if field.eq_ignore_ascii_case("cache-key") {
+            cache_key = true;
+            continue;
+        }
         let Some((key, value)) = field.split_once('=') else {
             return Err(format!(
                 "`{field}` is not KEY=VALUE: write `id=NAME,src=FILE` or `id=NAME,env=VARIABLE`"
@@ -38,12 +45,14 @@ pub(crate) fn secret(text: &str) -> Parsed<SecretSpec> {
         let value = value.to_owned();
         match key.to_ascii_lowercase().as_str() {
             "id" => id = Some(value),
+            "cache-key" => cache_key = output::boolean(&value)?,
             "src" | "source" => file = Some(value),
             "env" => variable = Some(value),
             "type" if value == "file" || value == "env" => kind = Some(value),
             "type" => return Err(format!("`{value}` is no type of secret: write `file` or `env`")),
             key => {
-                let nearest = kiln::dockerfile::suggest(key, &["id", "src", "source", "env", "type"]);
+                let nearest =
+                    kiln::dockerfile::suggest(key, &["id", "src", "source", "env", "type", "cache-key"]);
                 let meant = nearest.map(|near| format!(", did you mean `{near}`?")).unwrap_or_default();
                 return Err(format!("`{key}` is not known{meant}"));
             }
@@ -58,7 +67,7 @@ pub(crate) fn secret(text: &str) -> Parsed<SecretSpec> {
         (None, Some(file)) => SecretFrom::File(PathBuf::from(file)),
         (None, None) => SecretFrom::Name,
     };
-    Ok(SecretSpec { id, from })
+    Ok(SecretSpec { id, from, cache_key })
 }
 
 /// A `--ssh`.
@@ -114,7 +123,7 @@ mod tests {
     #[test]
     fn secrets_are_written_as_for_buildx() {
         let check = |text: &str, id: &str, from: SecretFrom| {
-            assert_eq!(secret(text), Ok(SecretSpec { id: id.to_owned(), from }), "{text}");
+            assert_eq!(secret(text), Ok(SecretSpec { id: id.to_owned(), from, cache_key: false }), "{text}");
         };
         let file = |path: &str| SecretFrom::File(PathBuf::from(path));
         let variable = |name: &str| SecretFrom::Variable(name.to_owned());
@@ -126,6 +135,11 @@ mod tests {
         check("type=env,id=a", "a", SecretFrom::Name);
         check("id=a", "a", SecretFrom::Name);
         check("id=a,\"src=x,y\"", "a", file("x,y"));
+        for (text, keyed) in
+            [("id=a,cache-key", true), ("id=a,cache-key=true", true), ("id=a,cache-key=0", false)]
+        {
+            assert_eq!(secret(text).unwrap().cache_key, keyed, "{text}");
+        }
         assert!(secret("src=p").is_err());
         assert!(secret("id=a,type=vault").unwrap_err().contains("`vault` is no type"));
         assert!(secret("id=a,scr=p").unwrap_err().contains("did you mean `src`?"));

@@ -208,7 +208,7 @@ fn check_dest(spec: &OutputSpec) -> Parsed<()> {
     }
 }
 
-fn boolean(value: &str) -> Parsed<bool> {
+pub(super) fn boolean(value: &str) -> Parsed<bool> {
     match value.to_ascii_lowercase().as_str() {
         "true" | "1" | "t" => Ok(true),
         "false" | "0" | "f" => Ok(false),

@@ -37,6 +37,17 @@ impl Compression {
     }
 }
 
+impl fmt::Display for Compression {
+    /// Writes kind and level, such as `gzip:3`: equal for what gives equal bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("uncompressed"),
+            Self::Gzip { level } => write!(f, "gzip:{level}"),
+            Self::Zstd { level } => write!(f, "zstd:{level}"),
+        }
+    }
+}
+
 impl Default for Compression {
     /// Returns gzip at the level where more effort stops paying: see `benches/layer.rs`.
     fn default() -> Self {

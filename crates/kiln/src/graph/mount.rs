@@ -126,6 +126,15 @@ impl Mount {
         }
     }
 
+    /// See [`Mount::source`].
+    pub(super) fn source_mut(&mut self) -> Option<&mut MountSource> {
+        match &mut self.kind {
+            MountKind::Bind { source, .. } => Some(source),
+            MountKind::Cache { seed, .. } => seed.as_mut(),
+            MountKind::Tmpfs { .. } | MountKind::Secret { .. } | MountKind::Ssh { .. } => None,
+        }
+    }
+
     /// Returns the path of the mount; a secret may be a variable only.
     #[must_use]
     pub fn target(&self) -> Option<&str> {

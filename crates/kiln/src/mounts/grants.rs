@@ -37,7 +37,8 @@ pub(crate) fn read(request: &BuildRequest) -> Result<Grants> {
         ContextSource::Git(address) => crate::fetch::host(address.remote.reveal()).map(str::to_owned),
         _ => None,
     };
-    Ok(Grants { secrets, agents: request.ssh.clone(), context_host })
+    let keyed = request.keyed_secrets.clone();
+    Ok(Grants { keyed, secrets, agents: request.ssh.clone(), context_host })
 }
 
 fn read_file(id: &str, path: &Path) -> Result<Secret> {

@@ -1,217 +1,273 @@
-//! Cache keys: every part typed, framed by its length and in a fixed order, so that no two steps share one by chance.
+//! Cache keys of a plan: every part typed, framed by its length and in a fixed order, so that no two steps share one by
+//! chance.
 //!
 //! A key covers what can change the layer: the operation, the root file system below it, the files it takes, and how
-//! kiln writes layers. It covers no title, no place and no time of a file.
+//! kiln writes layers. It covers no title, no place, no time of a file and no compression: a layer that is there in
+//! another compression is converted.
 //!
 //! A linked COPY makes its layer without the root file system below it, and its key leaves that out: the layer is taken
 //! from the cache on any base. Steps on top see both, so what they hash of their parent is its *state*, which covers
 //! the chain, and differs from its key for such a step alone.
+//!
+//! This first key of a step names its inputs by how they are made. The second one ([`Key::by_content`]) names them by
+//! what they hold, and can be asked for when they have been made: `schedule` does so for an operation that was
+//! seen before.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kiln_dockerfile::ignore::Ignore;
 use kiln_oci::{Digest, Hasher};
+use serde::Serialize;
 
-use super::mounts::source_digest;
+use super::mounts::mounts;
 use crate::address::GitTimes;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::files::{Assumptions, SourceTree, digest, select};
 use crate::graph::{
-    CopyAction, CopyFrom, FileAction, GitCommit, HttpFile, Layout, Mode, Onto, Op, Plan, VertexId,
+    BaseImage, CopyAction, CopyFrom, ExecOp, FileAction, FileOp, GitCommit, HttpFile, Layout, Mode, Network,
+    Onto, Op, Plan, VertexId,
 };
+use crate::key::{BELOW, FILES, FROM, Key, KeyBuilder, VARIABLE};
 
 /// Changed whenever the same inputs would give another layer than before.
-const VERSION: &str = "kiln layer 2";
+const VERSION: &str = "layer 3";
+
+/// More variables than this are one part of a key: they are there to explain a miss, and must not fill the memory.
+const VARIABLES: usize = 200;
 
 /// The keys of a plan, by vertex.
 pub(super) struct Keys {
     /// What the layer of a step depends on.
-    pub(super) steps: Vec<Digest>,
+    pub(super) steps: Vec<Key>,
     /// What the whole root file system after a step depends on: a linked layer does not know what is below it.
     pub(super) states: Vec<Digest>,
+}
+
+/// What the keys of all steps are made from.
+pub(super) struct Inputs<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) plan: &'a Plan,
+    pub(super) contexts: &'a BTreeMap<String, SourceTree>,
+    /// Of every vertex, whether a step looks into the files of its base.
+    pub(super) base_read: &'a [bool],
 }
 
 /// Returns the keys of every vertex.
 ///
 /// # Errors
 /// When files of a context cannot be read or do not exist: every one of them is reported, not only the first.
-pub(super) fn all(
-    engine: &Engine,
-    plan: &Plan,
-    contexts: &BTreeMap<String, SourceTree>,
-    base_read: &[bool],
-) -> Result<Keys> {
-    let mut keys: Vec<Digest> = Vec::with_capacity(plan.vertices.len());
-    let mut states: Vec<Digest> = Vec::with_capacity(plan.vertices.len());
+pub(super) fn all(inputs: &Inputs<'_>) -> Result<Keys> {
+    let plan = inputs.plan;
+    let mut keys = Keys { steps: Vec::with_capacity(plan.vertices.len()), states: Vec::new() };
     let mut errors = Vec::new();
     for (id, vertex) in plan.vertices.iter().enumerate() {
-        let mut hasher = Hasher::new();
-        hasher.field(VERSION.as_bytes());
-        hasher.field(&engine.epoch.to_le_bytes());
-        hasher.field(format!("{:?}", engine.compression).as_bytes());
-        let below = vertex.parent.map(|parent| key(&states, parent)).transpose()?;
+        let mut key = KeyBuilder::new(VERSION, kind(&vertex.op));
+        key.remark("instruction", vertex.meta.instruction());
+        key.part("time", inputs.engine.epoch.to_string());
+        let below = vertex.parent.map(|parent| state(&keys.states, parent)).transpose()?.cloned();
         let linked = matches!(&vertex.op, Op::File(file) if file.onto == Onto::Nothing);
-        if let Some(below) = below.filter(|_| !linked) {
-            hasher.field(below.as_str().as_bytes());
+        if let Some(below) = below.as_ref().filter(|_| !linked) {
+            key.input(BELOW, below);
         }
         match &vertex.op {
-            Op::Scratch => hasher.field(b"scratch"),
-            Op::Image(image) => {
-                hasher.field(b"image");
-                for (_, diff_id) in &image.layers {
-                    hasher.field(diff_id.as_str().as_bytes());
-                }
-            }
-            Op::Exec(exec) => {
-                hasher.field(b"exec");
-                let json =
-                    serde_json::to_vec(exec).map_err(|e| Error::internal("cannot hash a step").because(e))?;
-                hasher.field(&json);
-                hasher.field(engine.scheme().as_bytes());
-                for mount in &exec.mounts {
-                    let Some(source) = mount.source() else { continue };
-                    match source_digest(source, mount.place.as_ref(), engine.epoch, &states, contexts) {
-                        Ok(digest) => hasher.field(digest.as_str().as_bytes()),
-                        Err(error) => errors.push(error.at(mount.place.clone())),
-                    }
-                }
-            }
+            Op::Scratch => {}
+            Op::Image(image) => self::image(image, &mut key),
+            Op::Exec(op) => exec(inputs, op, &keys.states, &mut key, &mut errors)?,
             Op::File(file) => {
-                onto(plan, id, base_read, file.onto, &mut hasher);
-                for action in &file.actions {
-                    let hashed = self::action(action, engine.epoch, &states, contexts, &mut hasher);
+                onto(inputs, id, file, &mut key);
+                for (index, action) in file.actions.iter().enumerate() {
+                    let hashed = self::action(inputs, (index, action), &keys.states, &mut key);
                     errors.extend(hashed.err().map(|e| e.at(vertex.meta.place.clone())));
                 }
             }
         }
-        let key = hasher.finish();
-        let state = match below.filter(|_| linked) {
-            None => key.clone(),
+        let key = key.finish();
+        keys.states.push(match below.filter(|_| linked) {
+            None => key.digest.clone(),
             Some(below) => {
                 let mut hasher = Hasher::new();
                 hasher.field(b"linked");
                 hasher.field(below.as_str().as_bytes());
-                hasher.field(key.as_str().as_bytes());
+                hasher.field(key.digest.as_str().as_bytes());
                 hasher.finish()
             }
-        };
-        keys.push(key);
-        states.push(state);
+        });
+        keys.steps.push(key);
     }
-    Error::first_of(errors).map_or(Ok(Keys { steps: keys, states }), Err)
+    Error::first_of(errors).map_or(Ok(keys), Err)
+}
+
+fn kind(op: &Op) -> &'static str {
+    match op {
+        Op::Scratch => "scratch",
+        Op::Image(_) => "image",
+        Op::Exec(_) => "exec",
+        Op::File(FileOp { onto: Onto::Nothing, .. }) => "linked files",
+        Op::File(_) => "files",
+    }
+}
+
+/// A base counts by the files that it gives, not by its name.
+fn image(image: &BaseImage, key: &mut KeyBuilder) {
+    let mut layers = Hasher::new();
+    for (_, diff_id) in &image.layers {
+        layers.field(diff_id.as_str().as_bytes());
+    }
+    key.remark("image", format!("{}@{}", image.name, image.digest));
+    key.part("layers", layers.finish().as_str());
+}
+
+pub(super) fn json(value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|e| Error::internal("cannot hash a step").because(e))
+}
+
+fn exec(
+    inputs: &Inputs<'_>,
+    op: &ExecOp,
+    states: &[Digest],
+    key: &mut KeyBuilder,
+    errors: &mut Vec<Error>,
+) -> Result<()> {
+    let ExecOp { args, env, hidden_env: _, cwd, user, hostname, network, scripts, mounts: _, insecure } = op;
+    key.part("command", json(args)?);
+    if env.len() <= VARIABLES {
+        for (name, value) in env {
+            key.part(format!("{VARIABLE} {name}"), value);
+        }
+    } else {
+        key.part("variables", json(env)?);
+    }
+    key.part("directory", cwd);
+    key.part("user", user);
+    key.part("host name", hostname);
+    key.part(
+        "network",
+        match network {
+            Network::Host => "host",
+            Network::None => "none",
+        },
+    );
+    for (path, content) in scripts {
+        key.part(format!("script {path}"), content);
+    }
+    key.part("security", if *insecure { "insecure" } else { "sandbox" });
+    key.part("owners on disk", inputs.engine.scheme());
+    mounts(inputs, op, states, key, errors)
 }
 
 /// What a file operation knows of its destination.
-fn onto(plan: &Plan, id: VertexId, base_read: &[bool], onto: Onto, hasher: &mut Hasher) {
-    if onto == Onto::Nothing {
-        return hasher.field(b"link");
+fn onto(inputs: &Inputs<'_>, id: VertexId, file: &FileOp, key: &mut KeyBuilder) {
+    if file.onto == Onto::Nothing {
+        return;
     }
-    hasher.field(b"file");
-    let read = base_read.get(id) == Some(&true);
-    hasher.field(&[u8::from(read)]);
-    let base = plan.chain(id).first().map(|base| &plan.vertices[*base].op);
-    if let (Some(Op::Image(image)), false) = (base, read) {
+    let read = inputs.base_read.get(id) == Some(&true);
+    key.part("base", if read { "looked at" } else { "assumed" });
+    let base = &inputs.plan.vertices[inputs.plan.base(id)].op;
+    if let (Op::Image(image), false) = (base, read) {
         // Two bases of equal layers may tell different histories, and then destinations differ.
-        Assumptions::new(&image.config, image.layers.len()).hash(hasher);
+        let mut hasher = Hasher::new();
+        Assumptions::new(&image.config, image.layers.len()).hash(&mut hasher);
+        key.part("assumptions about the base", hasher.finish().as_str());
     }
 }
 
 fn action(
-    action: &FileAction,
-    epoch: i64,
-    keys: &[Digest],
-    contexts: &BTreeMap<String, SourceTree>,
-    hasher: &mut Hasher,
+    inputs: &Inputs<'_>,
+    (index, action): (usize, &FileAction),
+    states: &[Digest],
+    key: &mut KeyBuilder,
 ) -> Result<()> {
-    let owner_and_mode = |hasher: &mut Hasher, chown: Option<&str>, chmod: Option<&Mode>| {
-        hasher.field(chown.unwrap_or("-").as_bytes());
-        hasher.field(chmod.map_or("keep".to_owned(), ToString::to_string).as_bytes());
+    let named = |name: &str| if index == 0 { name.to_owned() } else { format!("{name} ({})", index + 1) };
+    let attributes = |key: &mut KeyBuilder, chown: Option<&str>, chmod: Option<&Mode>| {
+        key.part(named("owner"), chown.unwrap_or("-"));
+        key.part(named("mode"), chmod.map_or("keep".to_owned(), ToString::to_string));
     };
     match action {
         FileAction::MakeDir { path, user } => {
-            hasher.field(b"dir");
-            hasher.field(path.as_bytes());
-            hasher.field(user.as_bytes());
+            key.part(named("new directory"), path);
+            key.part(named("owner"), user);
         }
         FileAction::Write { name, content, dest, chown, chmod } => {
-            hasher.field(b"write");
-            hasher.field(name.as_bytes());
-            hasher.field(dest.as_bytes());
-            owner_and_mode(hasher, chown.as_deref(), chmod.as_ref());
-            hasher.field(content);
+            key.part(named("name"), name);
+            key.part(named("destination"), dest);
+            attributes(key, chown.as_deref(), chmod.as_ref());
+            key.part(named("content"), content);
         }
         FileAction::Copy(copy) => {
-            hasher.field(b"copy");
-            hasher.field(copy.dest.as_bytes());
-            hasher.field(&[u8::from(copy.unpack), u8::from(copy.layout == Layout::Parents)]);
-            owner_and_mode(hasher, copy.chown.as_deref(), copy.chmod.as_ref());
-            hasher.field(&copy.exclude.len().to_le_bytes());
+            key.part(named("destination"), &copy.dest);
+            key.part(named("archives"), if copy.unpack { "unpacked" } else { "copied" });
+            key.part(named("parents"), if copy.layout == Layout::Parents { "kept" } else { "left out" });
+            attributes(key, copy.chown.as_deref(), copy.chmod.as_ref());
             for pattern in &copy.exclude {
-                hasher.field(pattern.as_bytes());
+                key.part(named("exclude"), pattern);
             }
-            self::sources(copy, epoch, keys, contexts, hasher)?;
+            sources(inputs, copy, states, key)?;
         }
     }
     Ok(())
 }
 
 /// Files of a context count by their content, files of another step by its key.
-fn sources(
-    copy: &CopyAction,
-    epoch: i64,
-    keys: &[Digest],
-    contexts: &BTreeMap<String, SourceTree>,
-    hasher: &mut Hasher,
-) -> Result<()> {
-    let exclude = Ignore::from_patterns(copy.exclude.iter().map(String::as_str))
-        .map_err(|e| Error::input(format!("bad pattern in `--exclude`: {e}")))?;
-    let exclude = Arc::new(exclude);
+fn sources(inputs: &Inputs<'_>, copy: &CopyAction, states: &[Digest], key: &mut KeyBuilder) -> Result<()> {
+    let exclude = excluded(copy)?;
     for source in &copy.sources {
         match &copy.from {
             CopyFrom::Http(file) => {
-                self::http(file, epoch, hasher);
-                hasher.field(source.path.as_bytes());
+                key.part(format!("{} (web)", source.path), self::http(file, inputs).as_str());
             }
             CopyFrom::Git(commit) => {
-                self::commit(commit, hasher);
-                hasher.field(source.path.as_bytes());
+                key.part(format!("{} (git)", source.path), self::commit(commit).as_str());
             }
             CopyFrom::Vertex(id) => {
-                hasher.field(b"from");
-                hasher.field(key(keys, *id)?.as_str().as_bytes());
-                hasher.field(source.path.as_bytes());
+                key.input(format!("{FROM} {}", inputs.plan.vertices[*id].meta.title), state(states, *id)?);
+                key.part("path", &source.path);
             }
             CopyFrom::Context(name) => {
-                hasher.field(b"context");
-                let tree =
-                    contexts.get(name).ok_or_else(|| super::no_files(name).at(source.place.clone()))?;
-                if let Some(time) = tree.tree.time().filter(|time| *time < epoch) {
-                    hasher.field(&time.to_le_bytes());
+                let tree = inputs
+                    .contexts
+                    .get(name)
+                    .ok_or_else(|| super::no_files(name).at(source.place.clone()))?;
+                if let Some(time) = tree.tree.time().filter(|time| *time < inputs.engine.epoch) {
+                    key.part("time of the files", time.to_string());
                 }
+                let mut hasher = Hasher::new();
                 for selected in select(tree, source, copy.layout)? {
-                    digest(&selected, &exclude, hasher)?;
+                    digest(&selected, &exclude, &mut hasher)?;
                 }
+                key.part(files_of(name, &source.path), hasher.finish().as_str());
             }
         }
     }
     Ok(())
 }
 
+/// Returns what `--exclude` leaves out.
+pub(super) fn excluded(copy: &CopyAction) -> Result<Arc<Ignore>> {
+    let exclude = Ignore::from_patterns(copy.exclude.iter().map(String::as_str));
+    exclude.map(Arc::new).map_err(|e| Error::input(format!("bad pattern in `--exclude`: {e}")))
+}
+
+/// Returns the name of the part for files of a context.
+pub(super) fn files_of(context: &str, path: &str) -> String {
+    if context.is_empty() { format!("{FILES} {path}") } else { format!("{FILES} {context}: {path}") }
+}
+
 /// A file of a web server is its content and its time, wherever it came from.
-pub(super) fn http(file: &HttpFile, epoch: i64, hasher: &mut Hasher) {
-    hasher.field(b"http");
+pub(super) fn http(file: &HttpFile, inputs: &Inputs<'_>) -> Digest {
+    let mut hasher = Hasher::new();
     hasher.field(file.digest.as_str().as_bytes());
     // A later time is cut to the epoch in any case.
-    let time = file.last_modified.filter(|time| *time < epoch);
+    let time = file.last_modified.filter(|time| *time < inputs.engine.epoch);
     hasher.field(format!("{time:?}").as_bytes());
+    hasher.finish()
 }
 
 /// A commit says everything about its files and submodules, but not what of them is asked for.
-pub(super) fn commit(commit: &GitCommit, hasher: &mut Hasher) {
+pub(super) fn commit(commit: &GitCommit) -> Digest {
+    let mut hasher = Hasher::new();
     let address = &commit.address;
-    hasher.field(b"git");
     hasher.field(commit.commit.as_bytes());
     hasher.field(address.subdir.as_bytes());
     hasher.field(&[u8::from(address.submodules), u8::from(address.times == GitTimes::Commit)]);
@@ -219,8 +275,9 @@ pub(super) fn commit(commit: &GitCommit, hasher: &mut Hasher) {
         hasher.field(address.remote.to_string().as_bytes());
         hasher.field(commit.reference.as_deref().unwrap_or_default().as_bytes());
     }
+    hasher.finish()
 }
 
-fn key(keys: &[Digest], id: VertexId) -> Result<&Digest> {
-    keys.get(id).ok_or_else(|| Error::internal("a vertex comes before what it needs"))
+pub(super) fn state(states: &[Digest], id: VertexId) -> Result<&Digest> {
+    states.get(id).ok_or_else(|| Error::internal("a vertex comes before what it needs"))
 }

@@ -14,17 +14,17 @@ mod step;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use keys::Keys;
+use keys::{Inputs, Keys};
+use kiln_oci::Digest;
 
+use crate::cache::{Answer, Cache, Entry, Found};
 use crate::context::Context;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::files::{ContextTree, SourceTree};
 use crate::graph::{CopyAction, CopyFrom, Op, Plan, Vertex, VertexId};
 use crate::progress::Event;
-use crate::request::CacheMode;
-use crate::rootfs::{Layer, Rootfs};
-use crate::store::Record;
+use crate::rootfs::{Layer, Packed, Rootfs};
 
 /// What became of a plan.
 #[derive(Debug)]
@@ -42,13 +42,19 @@ pub(crate) struct Solved {
 /// Everything that is fixed before the first step runs.
 pub(crate) struct Prepared<'a> {
     engine: &'a Engine,
-    plan: &'a Plan,
+    /// Equal steps are one step here.
+    pub(crate) plan: Plan,
     contexts: BTreeMap<String, SourceTree>,
     keys: Keys,
     /// Of every vertex, whether a step looks into the files of its base.
     base_read: Vec<bool>,
-    hits: Vec<Option<Record>>,
+    cache: Box<dyn Cache + 'a>,
+    answers: BTreeMap<VertexId, Answer>,
     needed: BTreeSet<VertexId>,
+    /// Of every vertex, whether it has to be done anew.
+    anew: Vec<bool>,
+    /// Steps whose layer the image has.
+    in_result: BTreeSet<VertexId>,
 }
 
 /// Computes keys, asks the cache, and finds out what has to be done.
@@ -57,21 +63,16 @@ pub(crate) struct Prepared<'a> {
 /// When a context cannot be read.
 pub(crate) fn prepare<'a>(
     engine: &'a Engine,
-    plan: &'a Plan,
+    mut plan: Plan,
     contexts: &BTreeMap<String, Context>,
-    cache: CacheMode,
+    cache: Box<dyn Cache + 'a>,
 ) -> Result<Prepared<'a>> {
-    let contexts = open_contexts(plan, contexts)?;
+    let contexts = open_contexts(&plan, contexts)?;
     let base_read = plan.bases_read();
-    let keys = keys::all(engine, plan, &contexts, &base_read)?;
-    let anew = anew(plan);
-    let hit = |id: VertexId| {
-        if cache == CacheMode::WriteOnly || anew[id] || !makes_layer(&plan.vertices[id].op) {
-            return None;
-        }
-        engine.store.record(&keys.steps[id]).filter(|record| engine.store.has(&record.layer))
-    };
-    let hits: Vec<Option<Record>> = (0..plan.vertices.len()).map(hit).collect();
+    let keys = keys::all(&Inputs { engine, plan: &plan, contexts: &contexts, base_read: &base_read })?;
+    unify(&mut plan, &keys);
+    let anew = anew(&plan);
+    let mut answers = BTreeMap::new();
     let mut needed = BTreeSet::new();
     let mut todo: Vec<VertexId> = plan.images.iter().map(|i| i.rootfs).collect();
     while let Some(id) = todo.pop() {
@@ -79,11 +80,29 @@ pub(crate) fn prepare<'a>(
             continue;
         }
         todo.extend(plan.vertices[id].parent);
-        if hits[id].is_none() {
+        if !makes_layer(&plan.vertices[id].op) {
+            continue;
+        }
+        let answer = if anew[id] { Answer::Absent } else { cache.find(&keys.steps[id].digest) };
+        if !matches!(answer, Answer::Hit(_)) {
             todo.extend(plan.inputs(id));
         }
+        answers.insert(id, answer);
     }
-    Ok(Prepared { engine, plan, contexts, keys, base_read, hits, needed })
+    let in_result = plan.images.iter().flat_map(|image| plan.chain(image.rootfs)).collect();
+    Ok(Prepared { engine, plan, contexts, keys, base_read, cache, answers, needed, anew, in_result })
+}
+
+/// Makes one of steps that do the same to the same.
+fn unify(plan: &mut Plan, keys: &Keys) {
+    let mut first: BTreeMap<(&Digest, bool), VertexId> = BTreeMap::new();
+    let fresh = anew(plan);
+    let same: Vec<VertexId> = (0..plan.vertices.len())
+        .map(|id| *first.entry((&keys.states[id], fresh[id])).or_insert(id))
+        .collect();
+    if same.iter().enumerate().any(|(id, first)| id != *first) {
+        plan.redirect(&same);
+    }
 }
 
 /// Tells of every vertex whether it has to be done anew: it was asked for, or something below it is.
@@ -97,10 +116,50 @@ fn anew(plan: &Plan) -> Vec<bool> {
 }
 
 impl Prepared<'_> {
+    fn inputs(&self) -> Inputs<'_> {
+        Inputs { engine: self.engine, plan: &self.plan, contexts: &self.contexts, base_read: &self.base_read }
+    }
+
+    /// Returns what the cache has of a step.
+    fn hit(&self, id: VertexId) -> Option<&Found> {
+        match self.answers.get(&id) {
+            Some(Answer::Hit(found)) => Some(found),
+            _ => None,
+        }
+    }
+
+    /// Ends what the cache has to write, when all layers are packed.
+    ///
+    /// # Errors
+    /// See [`Cache::finish`].
+    pub(crate) fn finish_cache(&self) -> Result<()> {
+        self.cache.finish()
+    }
+
+    /// Tells the cache of a result.
+    fn put(
+        &self,
+        id: VertexId,
+        by_content: Option<&Digest>,
+        layer: &Arc<Layer>,
+        packed: &Packed,
+        snapshot: Option<&str>,
+    ) -> Result<()> {
+        self.cache.put(&Entry {
+            title: &self.plan.vertices[id].meta.title,
+            key: &self.keys.steps[id],
+            by_content,
+            layer,
+            packed,
+            snapshot,
+            in_result: self.in_result.contains(&id),
+        })
+    }
+
     /// Returns the first command that has to be run.
     pub(crate) fn first_command(&self) -> Option<&Vertex> {
         let runs =
-            |id: &&VertexId| self.hits[**id].is_none() && matches!(self.plan.vertices[**id].op, Op::Exec(_));
+            |id: &&VertexId| self.hit(**id).is_none() && matches!(self.plan.vertices[**id].op, Op::Exec(_));
         self.needed.iter().find(runs).map(|id| &self.plan.vertices[*id])
     }
 
@@ -108,13 +167,17 @@ impl Prepared<'_> {
     ///
     /// # Errors
     /// When a step fails; the others are stopped then.
-    pub(crate) fn run(self, jobs: usize, publish: &(dyn Fn(VertexId, &Arc<Layer>) + Sync)) -> Result<Solved> {
+    pub(crate) fn run(
+        &self,
+        jobs: usize,
+        publish: &(dyn Fn(VertexId, &Arc<Layer>) + Sync),
+    ) -> Result<Solved> {
         for (index, id) in self.needed.iter().enumerate() {
             let meta = &self.plan.vertices[*id].meta;
             let place = meta.place.as_ref().map(|p| format!("{}:{}", p.file, p.line_column().0));
             self.engine.sink.event(Event::Step { id: step_number(index), title: meta.title.clone(), place });
         }
-        schedule::run(&self, jobs, publish)
+        schedule::run(self, jobs, publish)
     }
 
     fn step(&self, id: VertexId) -> u32 {

@@ -6,46 +6,86 @@ use std::sync::Arc;
 use kiln_dockerfile::ignore::Ignore;
 use kiln_oci::{Digest, Hasher};
 
+use super::keys::{Inputs, files_of, json, state};
 use super::{Prepared, keys, remote};
 use crate::error::{Error, Place, Result};
 use crate::files::{SourceTree, ViewTree, digest};
-use crate::graph::{CopyFrom, MountSource, VertexId};
+use crate::graph::{CopyFrom, ExecOp, MountKind, MountSource, VertexId};
+use crate::key::{FROM, KeyBuilder};
 use crate::mounts::{Files, Mounted, select};
 use crate::rootfs::Rootfs;
 
 /// The name of the file in a context that is a web address.
 const FILE: &str = "context";
 
-/// Returns what stands for the files of `source`: the content of a context's, the key of a step's.
+/// Adds the mounts of a command to its key: what they are and, of those that bring files, the files.
+///
+/// A mount whose files cannot be read goes to `errors`, so that the next one is looked at, too.
+pub(super) fn mounts(
+    inputs: &Inputs<'_>,
+    op: &ExecOp,
+    states: &[Digest],
+    key: &mut KeyBuilder,
+    errors: &mut Vec<Error>,
+) -> Result<()> {
+    for mount in &op.mounts {
+        let name = mount.target().map_or("mount".to_owned(), |target| format!("mount {target}"));
+        key.part(&name, json(mount)?);
+        if let MountKind::Secret { id, .. } = &mount.kind
+            && inputs.engine.grants.keyed.contains(id)
+        {
+            let value = inputs.engine.grants.secrets.get(id).map_or(&[][..], |value| value.reveal());
+            key.secret(format!("secret {id}"), value);
+        }
+        let Some(source) = mount.source() else { continue };
+        match &source.from {
+            CopyFrom::Vertex(id) => {
+                key.input(format!("{FROM} {}", inputs.plan.vertices[*id].meta.title), state(states, *id)?);
+                key.part("path", &source.path);
+            }
+            from => match source_digest(inputs, source, mount.place.as_ref(), states) {
+                Ok(digest) => {
+                    let name = match from {
+                        CopyFrom::Context(name) => files_of(name, &source.path),
+                        _ => format!("files of {name}"),
+                    };
+                    key.part(name, digest.as_str());
+                }
+                Err(error) => errors.push(error.at(mount.place.clone())),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// Returns what stands for the files of `source`: the content of a context's, the state of a step's.
 ///
 /// # Errors
 /// When a file of a context does not exist or cannot be read.
 pub(super) fn source_digest(
+    inputs: &Inputs<'_>,
     source: &MountSource,
     place: Option<&Place>,
-    epoch: i64,
-    keys: &[Digest],
-    contexts: &BTreeMap<String, SourceTree>,
+    states: &[Digest],
 ) -> Result<Digest> {
     let mut hasher = Hasher::new();
     match &source.from {
         CopyFrom::Vertex(id) => {
-            let key = keys.get(*id).ok_or_else(|| Error::internal("a mount comes before its source"))?;
             hasher.field(b"from");
-            hasher.field(key.as_str().as_bytes());
+            hasher.field(state(states, *id)?.as_str().as_bytes());
             hasher.field(source.path.as_bytes());
         }
         CopyFrom::Http(file) => {
-            keys::http(file, epoch, &mut hasher);
+            hasher.field(keys::http(file, inputs).as_str().as_bytes());
             hasher.field(source.path.as_bytes());
         }
         CopyFrom::Git(commit) => {
-            keys::commit(commit, &mut hasher);
+            hasher.field(keys::commit(commit).as_str().as_bytes());
             hasher.field(source.path.as_bytes());
         }
         CopyFrom::Context(name) => {
             hasher.field(b"context");
-            let selected = select(context(name, place, contexts)?, source, place)?;
+            let selected = select(context(name, place, inputs.contexts)?, source, place)?;
             digest(&selected, &Arc::new(Ignore::parse("").0), &mut hasher)?;
         }
     }
@@ -77,7 +117,7 @@ impl Prepared<'_> {
     ) -> Result<Mounted> {
         let open = |source: &MountSource, place: Option<&Place>| self.mounted_files(source, place, states);
         let seeds = |source: &MountSource, place: Option<&Place>| {
-            source_digest(source, place, self.engine.epoch, &self.keys.states, &self.contexts)
+            source_digest(&self.inputs(), source, place, &self.keys.states)
         };
         crate::mounts::prepare(self.engine, mounts, &open, &seeds)
     }

@@ -1,6 +1,7 @@
 //! Which step runs when: each as soon as its inputs exist, no more than `jobs` at once, and none after a failure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::step::{self, Outcome};
@@ -24,6 +25,8 @@ struct Board {
 pub(super) struct Shared {
     board: Mutex<Board>,
     changed: Condvar,
+    /// Steps that a cache had.
+    pub(super) cached: AtomicU32,
 }
 
 impl Shared {
@@ -49,7 +52,7 @@ impl Shared {
                 return None;
             }
             let needs = |id: VertexId| {
-                let inputs = if prepared.hits[id].is_some() { Vec::new() } else { prepared.plan.inputs(id) };
+                let inputs = if prepared.hit(id).is_some() { Vec::new() } else { prepared.plan.inputs(id) };
                 prepared.plan.vertices[id].parent.into_iter().chain(inputs)
             };
             let ready =
@@ -84,7 +87,7 @@ pub(super) fn run(
         running: 0,
         failed: None,
     };
-    let shared = Shared { board: Mutex::new(board), changed: Condvar::new() };
+    let shared = Shared { board: Mutex::new(board), changed: Condvar::new(), cached: AtomicU32::new(0) };
     let workers = jobs.clamp(1, prepared.needed.len().max(1));
     // Packers run in the same scope: the scope ends when the last layer is packed.
     std::thread::scope(|scope| {
@@ -128,11 +131,10 @@ pub(super) fn run(
         return Err(error);
     }
     let steps = prepared.needed.iter().filter(|id| makes_layer(&prepared.plan.vertices[**id].op));
-    let cached = prepared.needed.iter().filter(|id| prepared.hits[**id].is_some());
     Ok(Solved {
         rootfs: board.states,
         layers: board.layers,
         steps: u32::try_from(steps.count()).unwrap_or(u32::MAX),
-        cached: u32::try_from(cached.count()).unwrap_or(u32::MAX),
+        cached: shared.cached.into_inner(),
     })
 }

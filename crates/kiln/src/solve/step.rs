@@ -3,21 +3,25 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::thread::Scope;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use kiln_oci::Digest;
 use kiln_oci::layer::{LayerReader, LayerWriter, Limits};
 
 use super::Prepared;
 use super::schedule::Shared;
+use crate::cache::{Answer, Found};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::files::{Assumptions, Destination, LayerIndex, Plan as FilePlan, ViewTree, emit};
 use crate::graph::{BaseImage, ExecOp, FileOp, Onto, Op, VertexId};
+use crate::key::Key;
 use crate::progress::Event;
-use crate::rootfs::{Layer, Origin, Packed, Rootfs};
+use crate::rootfs::{Layer, Packed, Rootfs};
 use crate::snapshot::{ClampMtime, Options, diff, pack, remove_stubs};
-use crate::store::{BlobWriter, PendingSnapshot, Record};
+use crate::store::{BlobWriter, PendingSnapshot, StepLock};
 
 /// What a step gives.
 pub(super) struct Outcome {
@@ -26,6 +30,12 @@ pub(super) struct Outcome {
 }
 
 type States = BTreeMap<VertexId, Arc<Rootfs>>;
+
+/// The root file systems that a step works on, in the order of its key.
+type Inputs = Vec<Arc<Rootfs>>;
+
+/// How often a step that another build runs is looked at.
+const POLL: Duration = Duration::from_millis(20);
 
 /// Runs vertex `id`; packing may go on in `scope` after this returns.
 pub(super) fn run<'scope, 'env: 'scope>(
@@ -38,12 +48,10 @@ pub(super) fn run<'scope, 'env: 'scope>(
     let vertex = &prepared.plan.vertices[id];
     let step = Step { prepared, shared, scope, id, number: prepared.step(id), started: Instant::now() };
     let parent = vertex.parent.and_then(|p| states.get(&p).cloned());
-    let result = match (&vertex.op, &prepared.hits[id]) {
-        (Op::Scratch, _) => step.without_layer(Vec::new()),
-        (Op::Image(image), _) => step.without_layer(base_layers(image)),
-        (_, Some(record)) => step.cached(parent, record),
-        (Op::Exec(exec), None) => step.exec(parent, exec, states),
-        (Op::File(file), None) => step.file(parent, file, states),
+    let result = match &vertex.op {
+        Op::Scratch => step.without_layer(Vec::new()),
+        Op::Image(image) => step.without_layer(base_layers(image)),
+        Op::Exec(_) | Op::File(_) => step.layer(parent, states),
     };
     result.map_err(|e| {
         prepared.engine.sink.event(Event::Failed { id: step.number, message: e.message.clone() });
@@ -84,16 +92,89 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
         Ok(Outcome { rootfs, layer: None })
     }
 
-    fn cached(&self, parent: Option<Arc<Rootfs>>, record: &Record) -> Result<Outcome> {
+    /// Takes the layer of the step from a cache, or makes it.
+    fn layer(&self, parent: Option<Arc<Rootfs>>, states: &States) -> Result<Outcome> {
+        if let Some(found) = self.prepared.hit(self.id) {
+            return self.cached(parent, found, states);
+        }
+        let inputs = self.inputs(parent.as_ref(), states);
+        let known = if self.prepared.anew[self.id] { None } else { self.known_by_content(&inputs)? };
+        if let Some(found) = known {
+            return self.cached(parent, &found, states);
+        }
+        let (lock, waited) = self.lock()?;
+        if waited
+            && !self.prepared.anew[self.id]
+            && let Answer::Hit(found) = self.prepared.cache.find(&self.key().digest)
+        {
+            return self.cached(parent, &found, states);
+        }
+        match &self.prepared.plan.vertices[self.id].op {
+            Op::Exec(exec) => self.exec(parent, exec, states, inputs, lock),
+            Op::File(file) => self.file(parent, file, states, inputs, lock),
+            Op::Scratch | Op::Image(_) => Err(Error::internal("this step makes no layer")),
+        }
+    }
+
+    fn key(&self) -> &'env Key {
+        &self.prepared.keys.steps[self.id]
+    }
+
+    /// Returns what the step is done to and what it takes files from, in the order of its key.
+    fn inputs(&self, parent: Option<&Arc<Rootfs>>, states: &States) -> Inputs {
+        let op = &self.prepared.plan.vertices[self.id].op;
+        let linked = matches!(op, Op::File(FileOp { onto: Onto::Nothing, .. }));
+        let others = self.prepared.plan.inputs(self.id);
+        let others = others.iter().filter_map(|id| states.get(id));
+        parent.filter(|_| !linked).into_iter().chain(others).cloned().collect()
+    }
+
+    /// Looks for the result of the same operation on inputs that were made in another way and hold the same.
+    fn known_by_content(&self, inputs: &[Arc<Rootfs>]) -> Result<Option<Box<Found>>> {
+        // To know what the inputs hold is to wait until they are packed: only where that can find something.
+        if !self.prepared.cache.knows(&self.key().operation) {
+            return Ok(None);
+        }
+        match self.prepared.cache.find(&by_content(self.key(), inputs)?) {
+            Answer::Hit(found) => Ok(Some(found)),
+            Answer::Gone | Answer::Expired(_) | Answer::Absent => Ok(None),
+        }
+    }
+
+    /// Waits until no other build on this machine runs this step; tells whether one did.
+    fn lock(&self) -> Result<(StepLock, bool)> {
+        let engine = self.engine();
+        let name = format!("step-{}", self.key().digest.hex());
+        let mut waited = false;
+        loop {
+            if let Some(lock) = engine.store.try_lock(&name)? {
+                return Ok((lock, waited));
+            }
+            if !waited {
+                let title = &self.prepared.plan.vertices[self.id].meta.title;
+                let text = format!("waiting for another build on this machine that runs `{title}`");
+                self.event(Event::Note { text });
+            }
+            waited = true;
+            std::thread::sleep(POLL);
+            engine.cancel.check()?;
+        }
+    }
+
+    fn cached(&self, parent: Option<Arc<Rootfs>>, found: &Found, states: &States) -> Result<Outcome> {
         self.event(Event::Cached { id: self.number });
-        let packed = Packed { descriptor: record.layer.clone(), diff_id: record.diff_id.clone() };
-        let layer = Layer::existing(Origin::Store, packed);
+        self.shared.cached.fetch_add(1, Ordering::Relaxed);
+        let layer = Arc::new(Layer::existing(found.origin.clone(), found.packed.clone()));
         if let Some(dir) =
-            record.snapshot.as_ref().and_then(|s| self.engine().store.snapshot(self.engine().scheme(), s))
+            found.snapshot.as_ref().and_then(|s| self.engine().store.snapshot(self.engine().scheme(), s))
         {
             *layer.files.lock().unwrap_or_else(PoisonError::into_inner) = Some(dir);
         }
-        self.on_top(parent, Arc::new(layer))
+        let inputs = self.inputs(parent.as_ref(), states);
+        let settled = inputs.iter().flat_map(|i| &i.layers).all(|layer| layer.packed.peek().is_some());
+        let by_content = if settled { Some(by_content(self.key(), &inputs)?) } else { None };
+        self.prepared.put(self.id, by_content.as_ref(), &layer, &found.packed, found.snapshot.as_deref())?;
+        self.on_top(parent, layer)
     }
 
     fn on_top(&self, parent: Option<Arc<Rootfs>>, layer: Arc<Layer>) -> Result<Outcome> {
@@ -103,7 +184,14 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
     }
 
     /// Runs a command. Its upper directory is the layer; packing it goes on while later steps run on top of it.
-    fn exec(&self, parent: Option<Arc<Rootfs>>, exec: &ExecOp, states: &States) -> Result<Outcome> {
+    fn exec(
+        &self,
+        parent: Option<Arc<Rootfs>>,
+        exec: &ExecOp,
+        states: &States,
+        inputs: Inputs,
+        lock: StepLock,
+    ) -> Result<Outcome> {
         let engine = self.engine();
         let below = parent.as_ref().map(|p| p.layers.clone()).unwrap_or_default();
         self.event(Event::Started { id: self.number });
@@ -119,7 +207,7 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
         let layer = Arc::new(Layer::packing(Some(upper.clone())));
         let writer = self.start_packing(&layer)?;
         let packing = Arc::clone(&layer);
-        let step = self.detached();
+        let step = self.detached(inputs, lock);
         self.scope.spawn(move || {
             step.pack(&packing, writer, Some(name), |writer| {
                 let options = Options { clamp: ClampMtime::To(epoch(step.prepared.engine)) };
@@ -134,11 +222,18 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
 
     /// Names are unique for ever: a step that runs again must not replace what another build looks into.
     fn snapshot_name(&self, pending: &PendingSnapshot) -> String {
-        format!("{}-{}", self.prepared.keys.steps[self.id].short(), pending.unique())
+        format!("{}-{}", self.key().digest.short(), pending.unique())
     }
 
     /// Copies files. Nothing is written but the layer; a later step that looks into it unpacks it as it grows.
-    fn file(&self, parent: Option<Arc<Rootfs>>, file: &'env FileOp, states: &States) -> Result<Outcome> {
+    fn file(
+        &self,
+        parent: Option<Arc<Rootfs>>,
+        file: &'env FileOp,
+        states: &States,
+        inputs: Inputs,
+        lock: StepLock,
+    ) -> Result<Outcome> {
         self.event(Event::Started { id: self.number });
         let below = parent.as_ref().map(|p| p.layers.clone()).unwrap_or_default();
         let sources = |copy: &_| self.prepared.source(copy, states);
@@ -154,7 +249,7 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
         let layer = Arc::new(Layer::packing(None));
         let writer = self.start_packing(&layer)?;
         let packing = Arc::clone(&layer);
-        let step = self.detached();
+        let step = self.detached(inputs, lock);
         self.scope.spawn(move || {
             let engine = step.prepared.engine;
             step.pack(&packing, writer, None, |writer| emit(plan, &dest, engine, writer));
@@ -172,7 +267,7 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
 
     /// Returns what the layers below hold, with as little work as the plan allows.
     fn destination(&self, below: &[Arc<Layer>]) -> Result<Destination> {
-        let plan = self.prepared.plan;
+        let plan = &self.prepared.plan;
         let chain = plan.chain(self.id);
         let base = chain.first().map(|id| &plan.vertices[*id].op);
         let (base_layers, assumptions) = match base {
@@ -214,8 +309,10 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
         Ok(writer)
     }
 
-    fn detached(&self) -> Packer<'scope, 'env> {
+    fn detached(&self, inputs: Inputs, lock: StepLock) -> Packer<'scope, 'env> {
         Packer {
+            inputs,
+            _lock: lock,
             prepared: self.prepared,
             shared: self.shared,
             id: self.id,
@@ -236,19 +333,22 @@ struct Packer<'scope, 'env> {
     id: VertexId,
     number: u32,
     started: Instant,
+    inputs: Inputs,
+    /// Held until the result is in the cache.
+    _lock: StepLock,
 }
 
 impl Packer<'_, '_> {
     /// Writes a layer with `fill`, records it, and tells whoever waits for it.
     fn pack(
         &self,
-        layer: &Layer,
+        layer: &Arc<Layer>,
         mut blob: BlobWriter,
         snapshot: Option<String>,
         fill: impl FnOnce(&mut LayerWriter<&mut BlobWriter>) -> Result<()>,
     ) {
         let packed = match self.write(&mut blob, fill) {
-            Ok(packed) => blob.finish(&packed.descriptor).and_then(|()| self.record(packed, snapshot)),
+            Ok(packed) => blob.finish(&packed.descriptor).and_then(|()| self.record(layer, packed, snapshot)),
             Err(error) => {
                 // Before readers of the blob learn of it, so that their failure is never taken for the first.
                 self.failed(&error);
@@ -284,14 +384,18 @@ impl Packer<'_, '_> {
         Ok(Packed { descriptor: finished.descriptor, diff_id: finished.diff_id })
     }
 
-    fn record(&self, packed: Packed, snapshot: Option<String>) -> Result<Packed> {
-        let record = Record {
-            title: self.prepared.plan.vertices[self.id].meta.title.clone(),
-            diff_id: packed.diff_id.clone(),
-            layer: packed.descriptor.clone(),
-            snapshot,
-        };
-        self.prepared.engine.store.put_record(&self.prepared.keys.steps[self.id], &record)?;
+    fn record(&self, layer: &Arc<Layer>, packed: Packed, snapshot: Option<String>) -> Result<Packed> {
+        let by_content = by_content(&self.prepared.keys.steps[self.id], &self.inputs)?;
+        self.prepared.put(self.id, Some(&by_content), layer, &packed, snapshot.as_deref())?;
         Ok(packed)
     }
+}
+
+/// Returns the key of a step by what its inputs hold, as soon as they are packed.
+fn by_content(key: &Key, inputs: &[Arc<Rootfs>]) -> Result<Digest> {
+    let diff_ids = |rootfs: &Arc<Rootfs>| {
+        rootfs.layers.iter().map(|l| l.packed.wait().map(|packed| packed.diff_id)).collect()
+    };
+    let inputs = inputs.iter().map(diff_ids).collect::<Result<Vec<Vec<Digest>>>>()?;
+    Ok(key.by_content(inputs.iter().map(Vec::as_slice)))
 }

@@ -44,7 +44,7 @@ pub use growing::{BlobWriter, Growing, GrowingReader};
 pub(crate) use images::REF_NAME;
 pub use images::StoredImage;
 pub use prune::{PruneOptions, Pruned};
-pub use records::Record;
+pub use records::{Packed, Record};
 pub use snapshots::PendingSnapshot;
 
 use crate::error::{Error, FileContext as _, Result};
@@ -139,11 +139,47 @@ impl Store {
         Ok(file)
     }
 
+    /// Takes the lock called `name` if nobody has it. Its file goes when it is given up, so that names may be many.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn try_lock(&self, name: &str) -> Result<Option<StepLock>> {
+        use std::os::unix::fs::MetadataExt as _;
+        let path = self.inner.root.join("locks").join(name);
+        loop {
+            let file = open_lock(&path)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(e)) => return Err(e).on("lock", &path),
+            }
+            // Who had it before may have removed the file between opening and locking: then this is nobody's lock.
+            let named = fs::metadata(&path).ok().map(|meta| meta.ino());
+            if named == Some(file.metadata().on("stat", &path)?.ino()) {
+                return Ok(Some(StepLock { path, _file: file }));
+            }
+        }
+    }
+
     /// Writes a small file under a temporary name and renames it to `path`.
     pub(crate) fn replace(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let tmp = self.tmp_path();
         fs::write(&tmp, bytes).on("write", &tmp)?;
         fs::rename(&tmp, path).on("rename", path)
+    }
+}
+
+/// A lock whose file is removed when it is dropped.
+#[derive(Debug)]
+pub struct StepLock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Drop for StepLock {
+    fn drop(&mut self) {
+        // While it is held: whoever opens the name later makes a new file.
+        let _ = fs::remove_file(&self.path);
     }
 }
 

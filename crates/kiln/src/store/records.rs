@@ -1,5 +1,6 @@
 //! Cache records: what a step with a given cache key gave.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use kiln_oci::{Descriptor, Digest};
@@ -8,15 +9,24 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
+/// A layer that has been packed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packed {
+    /// The compressed tar.
+    pub descriptor: Descriptor,
+    /// Digest of the tar before compression.
+    pub diff_id: Digest,
+}
+
 /// The result of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The instruction, for people who look into the store.
     pub title: String,
-    /// Digest of the uncompressed layer.
-    pub diff_id: Digest,
-    /// The compressed layer.
-    pub layer: Descriptor,
+    /// When it was made, in seconds since 1970.
+    pub made: u64,
+    /// The layer, in each compression that it was packed with; none in a record that only says that an operation was seen.
+    pub layers: BTreeMap<String, Packed>,
     /// Its unpacked form, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
