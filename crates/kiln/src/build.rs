@@ -108,7 +108,7 @@ fn run(
     plan: Plan,
     contexts: &BTreeMap<String, Context>,
 ) -> Result<Receipt> {
-    let prepared = solve::prepare(engine, plan, contexts, cache(engine, request))?;
+    let prepared = solve::prepare(engine, plan, contexts, cache(engine, request), &[])?;
     let plan = &prepared.plan;
     let spec = plan.images.first().ok_or_else(|| Error::internal("the plan has no image"))?;
     let chain = plan.chain(spec.rootfs);

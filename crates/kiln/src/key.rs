@@ -81,13 +81,21 @@ impl KeyBuilder {
         self.parts.push(Part { name, value: digest.hex().chars().take(FINGERPRINT).collect() });
     }
 
-    /// Adds another step that the step depends on, by its key.
-    pub fn input(&mut self, name: impl Into<String>, key: &Digest) {
-        let name = name.into();
-        self.all.field(name.as_bytes());
+    /// Adds the step below, by its key.
+    pub fn below(&mut self, key: &Digest) {
+        self.input(BELOW, BELOW.to_owned(), key);
+    }
+
+    /// Adds a step whose files the step takes, by its key; `title` is shown and counts for nothing.
+    pub fn from(&mut self, title: &str, key: &Digest) {
+        self.input(FROM, format!("{FROM} {title}"), key);
+    }
+
+    fn input(&mut self, kind: &str, shown: String, key: &Digest) {
+        self.all.field(kind.as_bytes());
         self.all.field(key.as_str().as_bytes());
-        self.operation.field(name.as_bytes());
-        self.parts.push(Part { name, value: key.as_str().to_owned() });
+        self.operation.field(kind.as_bytes());
+        self.parts.push(Part { name: shown, value: key.as_str().to_owned() });
     }
 
     /// Adds something that counts for nothing and helps to explain what does.
@@ -140,7 +148,7 @@ mod tests {
 
     fn key(parts: &[(&str, &str)], below: &str) -> Key {
         let mut key = KeyBuilder::new("1", "exec");
-        key.input(BELOW, &Digest::sha256(below.as_bytes()));
+        key.below(&Digest::sha256(below.as_bytes()));
         for (name, value) in parts {
             key.part(*name, value);
         }
@@ -173,7 +181,7 @@ mod tests {
     #[test]
     fn remarks_do_not_count_and_long_values_are_shown_as_digests() {
         let mut remarked = KeyBuilder::new("1", "exec");
-        remarked.input(BELOW, &Digest::sha256(b"x"));
+        remarked.below(&Digest::sha256(b"x"));
         remarked.remark("image", "debian:12");
         let remarked = remarked.finish();
         assert_eq!(remarked.digest, key(&[], "x").digest);

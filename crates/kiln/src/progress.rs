@@ -32,6 +32,13 @@ pub enum Event {
         /// Which.
         id: StepId,
     },
+    /// A step is not in the cache and is about to run.
+    Missed {
+        /// Which.
+        id: StepId,
+        /// Why, as far as it is known: a sentence without a period.
+        reason: Option<String>,
+    },
     /// A step printed something; `text` may end in the middle of a line.
     Output {
         /// Which.

@@ -147,6 +147,11 @@ impl ProgressSink for Plain {
             Event::Step { id, title, .. } => state.steps.entry(id).or_default().title = title,
             Event::Started { id } => state.begin(id, now),
             Event::Cached { id } => state.end(id, "CACHED", now),
+            Event::Missed { id, reason: Some(reason) } => {
+                state.begin(id, now);
+                state.line(&format!("#{id} not cached: {}", printable(&reason)));
+            }
+            Event::Missed { .. } => {}
             Event::Output { id, stream, text } => state.output(id, stream, &text, now),
             Event::Finished { id, took } => state.end(id, &format!("DONE {}", seconds(took)), now),
             Event::Failed { id, message } => {

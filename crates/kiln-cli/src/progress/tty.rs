@@ -176,6 +176,10 @@ impl ProgressSink for Tty {
             Event::Step { id, title, .. } => state.steps.entry(id).or_default().title = title,
             Event::Started { id } => self.start(state.steps.entry(id).or_default(), id),
             Event::Cached { id } => self.end(state.steps.entry(id).or_default(), id, &style.good("CACHED")),
+            Event::Missed { id, reason: Some(reason) } => {
+                self.line(&style.dim(&format!("#{id} not cached: {}", one_line(&reason))));
+            }
+            Event::Missed { .. } => {}
             Event::Output { id, stream, text } => {
                 self.output(state.steps.entry(id).or_default(), id, stream, &text);
             }

@@ -14,6 +14,7 @@ mod debian;
 mod errors;
 mod hostile;
 mod kaniko;
+mod keys;
 mod language;
 mod lazy;
 mod link;

@@ -36,6 +36,7 @@ pub use fix::apply;
 pub use graph::{Base, Graph};
 pub use policy::{Policy, PolicyError};
 pub use rules::{Origin, RULES, Rule, rule};
+pub use variables::looks_secret;
 
 /// No more names than these are compared with a misspelt one.
 const MOST_NAMES: usize = 300;

@@ -192,11 +192,17 @@ const SECRET: [&str; 10] =
 /// Parts of a name that say it does not.
 const HARMLESS: [&str; 3] = ["public", "file", "version"];
 
-fn secret(words: &mut Words<'_, '_>, keyword: &str, name: &str, span: Span) {
+/// Tells whether a variable called `name` is likely to hold a secret, by the words in its name as BuildKit's check does.
+#[must_use]
+pub fn looks_secret(name: &str) -> bool {
     let has = |parts: &[&str]| {
         name.split('_').any(|part| parts.iter().any(|known| part.eq_ignore_ascii_case(known)))
     };
-    if has(&SECRET) && !has(&HARMLESS) {
+    has(&SECRET) && !has(&HARMLESS)
+}
+
+fn secret(words: &mut Words<'_, '_>, keyword: &str, name: &str, span: Span) {
+    if looks_secret(name) {
         let message = format!("{keyword} {} looks like a secret, and it stays in the image", quote(name));
         let help = "pass secrets with `RUN --mount=type=secret`";
         words.linter.warn("SecretsUsedInArgOrEnv", span, message, help);

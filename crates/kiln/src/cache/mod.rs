@@ -26,7 +26,7 @@ pub(crate) enum Answer {
     /// A result whose layer was deleted.
     Gone,
     /// A result that is older than what was asked for.
-    Expired(#[expect(dead_code, reason = "for the explanation of a miss")] Duration),
+    Expired(Duration),
     /// Nothing.
     Absent,
 }

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kiln_dockerfile::ignore::Ignore;
+use kiln_dockerfile::lint::looks_secret;
 use kiln_oci::{Digest, Hasher};
 use serde::Serialize;
 
@@ -29,7 +30,7 @@ use crate::graph::{
     BaseImage, CopyAction, CopyFrom, ExecOp, FileAction, FileOp, GitCommit, HttpFile, Layout, Mode, Network,
     Onto, Op, Plan, VertexId,
 };
-use crate::key::{BELOW, FILES, FROM, Key, KeyBuilder, VARIABLE};
+use crate::key::{FILES, Key, KeyBuilder, VARIABLE};
 
 /// Changed whenever the same inputs would give another layer than before.
 const VERSION: &str = "layer 3";
@@ -69,7 +70,7 @@ pub(super) fn all(inputs: &Inputs<'_>) -> Result<Keys> {
         let below = vertex.parent.map(|parent| state(&keys.states, parent)).transpose()?.cloned();
         let linked = matches!(&vertex.op, Op::File(file) if file.onto == Onto::Nothing);
         if let Some(below) = below.as_ref().filter(|_| !linked) {
-            key.input(BELOW, below);
+            key.below(below);
         }
         match &vertex.op {
             Op::Scratch => {}
@@ -134,7 +135,8 @@ fn exec(
     key.part("command", json(args)?);
     if env.len() <= VARIABLES {
         for (name, value) in env {
-            key.part(format!("{VARIABLE} {name}"), value);
+            let part = format!("{VARIABLE} {name}");
+            if looks_secret(name) { key.secret(part, value.as_bytes()) } else { key.part(part, value) }
         }
     } else {
         key.part("variables", json(env)?);
@@ -221,7 +223,7 @@ fn sources(inputs: &Inputs<'_>, copy: &CopyAction, states: &[Digest], key: &mut 
                 key.part(format!("{} (git)", source.path), self::commit(commit).as_str());
             }
             CopyFrom::Vertex(id) => {
-                key.input(format!("{FROM} {}", inputs.plan.vertices[*id].meta.title), state(states, *id)?);
+                key.from(&inputs.plan.vertices[*id].meta.title, state(states, *id)?);
                 key.part("path", &source.path);
             }
             CopyFrom::Context(name) => {

@@ -5,6 +5,7 @@
 //! soon as its inputs exist, several steps at once. A step publishes its layer as soon as it is being packed, so
 //! that later steps and the upload go on meanwhile.
 
+mod explain;
 mod keys;
 mod mounts;
 mod remote;
@@ -14,6 +15,7 @@ mod step;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use explain::Explainer;
 use keys::{Inputs, Keys};
 use kiln_oci::Digest;
 
@@ -23,8 +25,11 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::files::{ContextTree, SourceTree};
 use crate::graph::{CopyAction, CopyFrom, Op, Plan, Vertex, VertexId};
+use crate::key::Key;
 use crate::progress::Event;
 use crate::rootfs::{Layer, Packed, Rootfs};
+
+pub(crate) use explain::Earlier;
 
 /// What became of a plan.
 #[derive(Debug)]
@@ -37,6 +42,26 @@ pub(crate) struct Solved {
     pub(crate) steps: u32,
     /// How many of them were in the cache.
     pub(crate) cached: u32,
+}
+
+/// What is known of a step before it runs.
+#[derive(Debug, Clone)]
+#[expect(dead_code, reason = "for those who want to know before")]
+pub(crate) struct Outlook {
+    /// Its number among the needed steps, from 1.
+    pub(crate) number: u32,
+    /// Its title, with stage and number.
+    pub(crate) title: String,
+    /// File and line of the instruction.
+    pub(crate) place: Option<String>,
+    /// Its key.
+    pub(crate) key: Key,
+    /// Whether it makes a layer; what makes none is neither hit nor miss.
+    pub(crate) makes_layer: bool,
+    /// Whether a cache has its result.
+    pub(crate) cached: bool,
+    /// Why none has, as far as it is known.
+    pub(crate) reason: Option<String>,
 }
 
 /// Everything that is fixed before the first step runs.
@@ -55,6 +80,8 @@ pub(crate) struct Prepared<'a> {
     anew: Vec<bool>,
     /// Steps whose layer the image has.
     in_result: BTreeSet<VertexId>,
+    /// Why needed steps are not in the cache.
+    reasons: BTreeMap<VertexId, String>,
 }
 
 /// Computes keys, asks the cache, and finds out what has to be done.
@@ -66,6 +93,7 @@ pub(crate) fn prepare<'a>(
     mut plan: Plan,
     contexts: &BTreeMap<String, Context>,
     cache: Box<dyn Cache + 'a>,
+    earlier: &[Earlier],
 ) -> Result<Prepared<'a>> {
     let contexts = open_contexts(&plan, contexts)?;
     let base_read = plan.bases_read();
@@ -90,7 +118,22 @@ pub(crate) fn prepare<'a>(
         answers.insert(id, answer);
     }
     let in_result = plan.images.iter().flat_map(|image| plan.chain(image.rootfs)).collect();
-    Ok(Prepared { engine, plan, contexts, keys, base_read, cache, answers, needed, anew, in_result })
+    let reasons = BTreeMap::new();
+    let mut prepared = Prepared {
+        engine,
+        plan,
+        contexts,
+        keys,
+        base_read,
+        cache,
+        answers,
+        needed,
+        anew,
+        in_result,
+        reasons,
+    };
+    prepared.reasons = Explainer::new(&prepared, earlier, &|_, _, _| Vec::new()).reasons();
+    Ok(prepared)
 }
 
 /// Makes one of steps that do the same to the same.
@@ -126,6 +169,23 @@ impl Prepared<'_> {
             Some(Answer::Hit(found)) => Some(found),
             _ => None,
         }
+    }
+
+    /// Returns every needed step with what is known of it before it runs.
+    pub(crate) fn outlook(&self) -> Vec<Outlook> {
+        let look = |(index, id): (usize, &VertexId)| {
+            let meta = &self.plan.vertices[*id].meta;
+            Outlook {
+                number: step_number(index),
+                title: meta.title.clone(),
+                place: meta.place.as_ref().map(|p| format!("{}:{}", p.file, p.line_column().0)),
+                key: self.keys.steps[*id].clone(),
+                makes_layer: makes_layer(&self.plan.vertices[*id].op),
+                cached: self.hit(*id).is_some(),
+                reason: self.reasons.get(id).cloned(),
+            }
+        };
+        self.needed.iter().enumerate().map(look).collect()
     }
 
     /// Ends what the cache has to write, when all layers are packed.
@@ -172,10 +232,8 @@ impl Prepared<'_> {
         jobs: usize,
         publish: &(dyn Fn(VertexId, &Arc<Layer>) + Sync),
     ) -> Result<Solved> {
-        for (index, id) in self.needed.iter().enumerate() {
-            let meta = &self.plan.vertices[*id].meta;
-            let place = meta.place.as_ref().map(|p| format!("{}:{}", p.file, p.line_column().0));
-            self.engine.sink.event(Event::Step { id: step_number(index), title: meta.title.clone(), place });
+        for Outlook { number, title, place, .. } in self.outlook() {
+            self.engine.sink.event(Event::Step { id: number, title, place });
         }
         schedule::run(self, jobs, publish)
     }

@@ -11,7 +11,7 @@ use super::{Prepared, keys, remote};
 use crate::error::{Error, Place, Result};
 use crate::files::{SourceTree, ViewTree, digest};
 use crate::graph::{CopyFrom, ExecOp, MountKind, MountSource, VertexId};
-use crate::key::{FROM, KeyBuilder};
+use crate::key::KeyBuilder;
 use crate::mounts::{Files, Mounted, select};
 use crate::rootfs::Rootfs;
 
@@ -40,7 +40,7 @@ pub(super) fn mounts(
         let Some(source) = mount.source() else { continue };
         match &source.from {
             CopyFrom::Vertex(id) => {
-                key.input(format!("{FROM} {}", inputs.plan.vertices[*id].meta.title), state(states, *id)?);
+                key.from(&inputs.plan.vertices[*id].meta.title, state(states, *id)?);
                 key.part("path", &source.path);
             }
             from => match source_digest(inputs, source, mount.place.as_ref(), states) {

@@ -109,6 +109,8 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
         {
             return self.cached(parent, &found, states);
         }
+        let reason = self.prepared.reasons.get(&self.id).cloned();
+        self.event(Event::Missed { id: self.number, reason });
         match &self.prepared.plan.vertices[self.id].op {
             Op::Exec(exec) => self.exec(parent, exec, states, inputs, lock),
             Op::File(file) => self.file(parent, file, states, inputs, lock),
