@@ -9,8 +9,16 @@ use std::path::{Path, PathBuf};
 
 /// Directory of kiln's store; `--store` comes first.
 pub(crate) const KILN_STORE: &str = "KILN_STORE";
+/// Size that the store is brought down to after a build; `--keep-storage` comes first.
+pub(crate) const KILN_KEEP_STORAGE: &str = "KILN_KEEP_STORAGE";
 /// Path of the configuration file, in place of the usual two.
 pub(crate) const KILN_CONFIG: &str = "KILN_CONFIG";
+/// Whether files of contexts have the modes of the umask 022, `true` or `false`; `--cache-ignore-umask` comes first.
+pub(crate) const KILN_CACHE_IGNORE_UMASK: &str = "KILN_CACHE_IGNORE_UMASK";
+/// File for the trace of a build; `--trace` comes first.
+pub(crate) const KILN_TRACE: &str = "KILN_TRACE";
+/// The span that a build is a part of, as W3C Trace Context writes it.
+pub(crate) const TRACEPARENT: &str = "TRACEPARENT";
 /// Seconds since 1970 that times in the image are cut to; `--source-date-epoch` comes first.
 pub(crate) const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 /// Directory with Docker's `config.json`, which holds credentials.
@@ -49,9 +57,13 @@ pub(crate) const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
 pub(crate) const PATH: &str = "PATH";
 
 /// The variables with what they do, as the help text shows them.
-pub(crate) const TABLE: [(&str, &str); 15] = [
+pub(crate) const TABLE: [(&str, &str); 19] = [
     (KILN_STORE, "directory of the store"),
+    (KILN_KEEP_STORAGE, "size that the store is brought down to after a build"),
     (KILN_CONFIG, "configuration file, in place of the usual ones"),
+    (KILN_CACHE_IGNORE_UMASK, "`true` for --cache-ignore-umask"),
+    (KILN_TRACE, "file for the trace of a build, as --trace"),
+    (TRACEPARENT, "span that the build is a part of, for a trace of OpenTelemetry"),
     (SOURCE_DATE_EPOCH, "times in the image are cut to this many seconds since 1970"),
     (DOCKER_CONFIG, "directory with Docker's config.json, for credentials"),
     (REGISTRY_AUTH_FILE, "Podman's auth.json, for credentials"),

@@ -30,6 +30,13 @@ impl Failure {
         }
     }
 
+    /// Returns the error itself.
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            Self::Usage(error) | Self::Run(error) => *error,
+        }
+    }
+
     /// Returns what to show.
     pub(crate) fn error(&self) -> &Error {
         match self {

@@ -23,6 +23,7 @@ mod signals;
 mod stdout;
 mod style;
 mod text;
+mod trace;
 mod value;
 
 use std::io::{IsTerminal as _, Write as _};

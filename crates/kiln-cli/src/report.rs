@@ -16,7 +16,6 @@
 //! works on a log. Rendering is a pure function of the error and the colour: a terminal and a log show one text.
 
 use std::borrow::Cow;
-use std::error::Error as _;
 
 use annotate_snippets::renderer::DEFAULT_TERM_WIDTH;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
@@ -77,7 +76,7 @@ fn also(error: &Error) -> impl Iterator<Item = &Error> {
 
 fn block(error: &Error, style: Style) -> String {
     let mut out = heading(error, style);
-    for cause in causes(error) {
+    for cause in error.causes() {
         entry(&mut out, &style.cause("caused by"), &cause);
     }
     if !error.tail.is_empty() {
@@ -157,23 +156,6 @@ fn excerpt(place: &Place) -> Option<Excerpt<'_>> {
 /// A place is shown only when its span lies in its text, on the borders of characters.
 fn is_within(place: &Place) -> bool {
     place.text.get(place.span.clone()).is_some()
-}
-
-/// Returns the causes from the nearest to the root, without those that repeat what was said.
-pub(crate) fn causes(error: &Error) -> Vec<String> {
-    let mut out: Vec<String> = Vec::new();
-    let mut said = error.message.clone();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        // Some errors end with the text of their source: it is no news.
-        if !text.is_empty() && !said.ends_with(&text) {
-            said.clone_from(&text);
-            out.push(text);
-        }
-        next = cause.source();
-    }
-    out
 }
 
 /// Appends `label: text`; further lines of the text are indented, so that they cannot pass for entries.

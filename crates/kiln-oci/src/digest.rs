@@ -99,6 +99,16 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
+/// A sha256 digest as its 32 bytes: for tables and streams of many, where the text would be most of the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sum(pub [u8; 32]);
+
+impl From<Sum> for Digest {
+    fn from(sum: Sum) -> Self {
+        Self(format!("sha256:{}", hex(&sum.0)))
+    }
+}
+
 /// Computes a sha256 digest piece by piece.
 #[derive(Debug, Clone, Default)]
 pub struct Hasher(Sha256);
@@ -124,7 +134,13 @@ impl Hasher {
     /// Returns the digest of everything added.
     #[must_use]
     pub fn finish(self) -> Digest {
-        Digest(format!("sha256:{}", hex(&self.0.finalize())))
+        self.sum().into()
+    }
+
+    /// Returns the same as bytes.
+    #[must_use]
+    pub fn sum(self) -> Sum {
+        Sum(self.0.finalize().into())
     }
 }
 

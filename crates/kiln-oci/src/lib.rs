@@ -16,11 +16,13 @@ mod manifest;
 mod media_type;
 mod platform;
 mod reference;
+mod time;
 
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, RootFs};
 pub use descriptor::Descriptor;
-pub use digest::{Digest, DigestError, Hasher, Verifier};
+pub use digest::{Digest, DigestError, Hasher, Sum, Verifier};
 pub use manifest::{Document, DocumentError, Index, MAX_LAYERS, Manifest};
 pub use media_type::MediaType;
 pub use platform::{Platform, PlatformError, select};
 pub use reference::{DEFAULT_REGISTRY, Reference, ReferenceError};
+pub use time::rfc3339;

@@ -106,8 +106,9 @@ pub enum DocumentError {
     },
 }
 
-/// A manifest with more layers than this is refused: overlay mounts take 500, and no honest image is near it.
-pub const MAX_LAYERS: usize = 1000;
+/// A manifest with more layers than this is refused: at about 200 bytes each, not many more fit the 4 MiB that registries
+/// take, and no honest image is near it.
+pub const MAX_LAYERS: usize = 10_000;
 
 impl Document {
     /// Parses `bytes`, which the transport said to be of type `said` (when it said anything).

@@ -1,33 +1,33 @@
 //! One build from beginning to end, in the order in which the data flows.
 
+mod plan;
+mod result;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
-use kiln_oci::layer::Compression;
 use kiln_oci::{Descriptor, Digest, Reference};
-use kiln_remote::{Client, ClientConfig};
-use kiln_sandbox::{BuildNamespace, Requested};
+use kiln_remote::ClientConfig;
+use kiln_sandbox::BuildNamespace;
 use serde::Serialize;
 
-use crate::cache::{Cache, StoreCache, Tiered, WriteOnly};
-use crate::cancel::Cancel;
-use crate::context::{self, Context};
-use crate::engine::{Engine, sandbox_error};
-use crate::error::{Error, Result};
+use crate::cache::{self, Cache, Exports, Imports, StoreCache, Tiered, WriteOnly};
+use crate::cancel::{Cancel, STOPPED};
+use crate::context::Context;
+use crate::engine::Engine;
+use crate::error::{Error, ErrorKind, Result};
 use crate::export::{self, Job, Push};
-use crate::fetch;
-use crate::frontend::dockerfile::{
-    EpochSource, Lowered, Pin, Pins, Source, checks, epoch_source, lower, notices,
-};
-use crate::graph::{ImageSpec, Op, Plan};
-use crate::image::{Image, Parts, assemble};
-use crate::pin;
-use crate::progress::{Event, Sink};
-use crate::request::{BuildRequest, CacheMode, CompressionChoice, IsolationChoice, Output};
-use crate::rootfs::Rootfs;
-use crate::solve::{self, Solved};
-use crate::store::Store;
+use crate::graph::Plan;
+use crate::history::{History, Outcome, Recorder, StepRecord, lineage};
+use crate::image::Image;
+use crate::key::Earlier;
+use crate::progress::{Event, Phase, Sink};
+use crate::request::{BuildRequest, CacheMode, CompressionChoice, Output};
+use crate::solve::{self, Outlook, Prepared, Solved};
+
+pub(crate) use plan::engine;
+use plan::{Planned, client};
 
 /// The time of everything in an image when the user gives none: 1980-01-02, the earliest day that every tool
 /// can represent in every time zone (zip archives know nothing earlier than 1980).
@@ -75,29 +75,113 @@ pub struct Receipt {
     pub size: u64,
 }
 
+/// What is known of a step before it runs.
+#[derive(Debug, Clone, Serialize)]
+pub struct Expected {
+    /// Its number among the steps that are needed.
+    pub step: u32,
+    /// Its title, with stage and number.
+    pub title: String,
+    /// File and line of the instruction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// Digest of everything that it depends on.
+    pub key: Digest,
+    /// Whether a cache has its result; absent for a step that makes no layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cached: Option<bool>,
+    /// Why no cache has its result, as far as an earlier build tells: a sentence without a period.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 /// Builds what `request` asks for.
 ///
 /// # Errors
 /// When the request cannot be met; nothing half-written is left under the name of a result.
 pub fn build(config: &EngineConfig, request: &BuildRequest, sink: &Sink, cancel: &Cancel) -> Result<Receipt> {
-    check(request)?;
+    plan::check(request)?;
+    let starting = Phase::begin(sink, "start the engine");
     let mut engine = engine(config, request, sink, cancel)?;
-    let fetched = fetch::context(&engine, request).map_err(|e| stopped(e, cancel))?;
-    let opened = context::open(request, &engine.store, config.stdin, fetched)?;
-    let source = Source::parse(&opened.dockerfile, &opened.text, request)?;
-    for notice in notices(request, &source) {
-        engine.sink.event(Event::Warning { text: notice.0, place: None });
+    starting.end();
+    let beginning = Phase::begin(sink, "begin the record");
+    let recorder = Recorder::start(&engine.store, request, &engine.grants.mask, sink);
+    beginning.end();
+    engine.sink = Arc::<Recorder>::clone(&recorder);
+    let result = recorded(&mut engine, &recorder, config, request, cancel).map_err(|e| stopped(e, cancel));
+    let _writing = Phase::begin(sink, "write the record");
+    recorder.finish(outcome(&result));
+    result
+}
+
+/// Tells what a build would do: which steps the caches have, and why they do not have the others. Nothing is run,
+/// written under a name of the user, or recorded.
+///
+/// # Errors
+/// When the build would fail before its first step.
+pub fn explain(
+    config: &EngineConfig,
+    request: &BuildRequest,
+    sink: &Sink,
+    cancel: &Cancel,
+) -> Result<Vec<Expected>> {
+    let mut engine = engine(config, request, sink, cancel)?;
+    let imports = Imports::start(&engine, request);
+    let expected = |engine: &mut Engine| {
+        let Planned { request, plan, contexts } = plan::make(engine, config, request, None)?;
+        let caches = caches(engine, &request, &imports, Exports::default());
+        let prepared = prepare(engine, plan, &contexts, caches, &request)?;
+        Ok(prepared.outlook().into_iter().map(Expected::from).collect())
+    };
+    expected(&mut engine).map_err(|e| stopped(e, cancel))
+}
+
+impl From<Outlook> for Expected {
+    fn from(step: Outlook) -> Self {
+        let Outlook { number, title, place, key, makes_layer, cached, reason } = step;
+        Self { step: number, title, place, key: key.digest, cached: makes_layer.then_some(cached), reason }
     }
-    let mut pins = Pins::new();
-    let dated = date(&mut engine, request, &source, opened.time, &mut pins)?;
-    let request = dated.as_ref().unwrap_or(request);
-    let planned = plan(&engine, request, &source, &mut pins);
-    // A finding may be what a failure comes from, so it is shown in any case.
-    let checked = checks::warn(request, &source, &pins, &opened.context.ignore, sink);
-    let plan = planned.and_then(|plan| checked.map(|()| plan))?;
-    isolate(&mut engine, config, request, &plan)?;
-    let contexts = pin::contexts(opened.context, request)?;
-    run(&engine, config, request, plan, &contexts).map_err(|e| stopped(e, cancel))
+}
+
+/// The build itself, with somebody who writes it down.
+fn recorded(
+    engine: &mut Engine,
+    recorder: &Recorder,
+    config: &EngineConfig,
+    request: &BuildRequest,
+    cancel: &Cancel,
+) -> Result<Receipt> {
+    // Shared caches are read while names are resolved and files are hashed.
+    let imports = Imports::start(engine, request);
+    let Planned { request, mut plan, contexts } = plan::make(engine, config, request, Some(recorder))?;
+    loop {
+        // Copied only where a second attempt is possible.
+        let again = if imports.is_empty() { None } else { Some(plan.clone()) };
+        let result = run(engine, config, &request, plan, &contexts, &imports);
+        let lost = std::mem::take(&mut *engine.lost.lock().unwrap_or_else(PoisonError::into_inner));
+        match (result, again) {
+            // A cache that promised what it does not have must not be the reason why a build fails.
+            (Err(_), Some(again)) if !cancel.is_cancelled() && imports.withdraw(&lost) => {
+                plan = again;
+                engine.store.forget(&lost)?;
+                (engine.client, engine.cancel) = client(config, cancel)?;
+                imports.renew(&engine.client);
+            }
+            (result, _) => return result,
+        }
+    }
+}
+
+/// Asks the caches for the steps of a plan.
+fn prepare<'a>(
+    engine: &'a Engine,
+    plan: Plan,
+    contexts: &BTreeMap<String, Context>,
+    caches: Box<dyn Cache + 'a>,
+    request: &BuildRequest,
+) -> Result<Prepared<'a>> {
+    let _keys = Phase::begin(&engine.sink, "compute keys");
+    solve::prepare(engine, plan, contexts, caches, earlier(engine, request))
 }
 
 /// Runs a plan and exports its image; uploads begin while steps run.
@@ -107,176 +191,107 @@ fn run(
     request: &BuildRequest,
     plan: Plan,
     contexts: &BTreeMap<String, Context>,
+    imports: &Imports,
 ) -> Result<Receipt> {
-    let prepared = solve::prepare(engine, plan, contexts, cache(engine, request), &[])?;
-    let plan = &prepared.plan;
-    let spec = plan.images.first().ok_or_else(|| Error::internal("the plan has no image"))?;
-    let chain = plan.chain(spec.rootfs);
-    if let Some(command) = prepared.first_command() {
-        engine.require_sandbox().map_err(|e| e.at(command.meta.place.clone()))?;
-        engine.sink.event(Event::Note { text: engine.isolation.to_string() });
-        if let Some(why) = &config.namespace.note {
-            engine.sink.event(Event::Note { text: format!("there are no more user ids here: {why}") });
-        }
-    }
-    let jobs = request.jobs.unwrap_or_else(|| (4 * engine.workers).max(8));
+    let phase = |name: &str| Phase::begin(&engine.sink, name);
     std::thread::scope(|scope| {
+        let exports = cache::exports(engine, scope, request, imports);
+        let inline = exports.inline.clone();
+        let caches = caches(engine, request, imports, exports);
+        let prepared = prepare(engine, plan, contexts, caches, request)?;
+        let plan = &prepared.plan;
+        let spec = plan.images.first().ok_or_else(|| Error::internal("the plan has no image"))?;
+        let chain = plan.chain(spec.rootfs);
+        result::count_layers(engine, plan, &chain)?;
+        if let Some(command) = prepared.first_command() {
+            engine.require_sandbox().map_err(|e| e.at(command.meta.place.clone()))?;
+            engine.sink.event(Event::Note { text: engine.isolation.to_string() });
+            if let Some(why) = &config.namespace.note {
+                engine.sink.event(Event::Note { text: format!("there are no more user ids here: {why}") });
+            }
+        }
+        let jobs = request.jobs.unwrap_or_else(|| (4 * engine.workers).max(8));
         let push =
             request.outputs.contains(&Output::Registry).then(|| Push::new(engine, scope, &request.tags));
+        // Then the layers of the steps are not those of the image.
+        let becomes_estargz = matches!(request.compression, CompressionChoice::Estargz(_));
+        let steps = phase("run steps");
         let solved = prepared.run(jobs, &|id, layer| {
-            if let Some(push) = push.as_ref().filter(|_| chain.contains(&id)) {
+            if let Some(push) = push.as_ref().filter(|_| chain.contains(&id) && !becomes_estargz) {
                 push.layer(layer);
             }
         })?;
+        steps.end();
         let rootfs = solved
             .rootfs
             .get(&spec.rootfs)
             .cloned()
             .ok_or_else(|| Error::internal("the root file system of the image was not made"))?;
-        let image = image(engine, request, spec, &rootfs)?;
-        prepared.finish_cache()?;
+        let assembling = phase("wait for layers and assemble");
+        let image = result::image(engine, request, spec, &rootfs, &solved, inline.as_deref())?;
+        assembling.end();
         let job = Job { engine, image: &image, rootfs: &rootfs, names: &request.tags, stdout: config.stdout };
+        let exporting = phase("write outputs");
         let mut outputs = export::all(&job, &request.outputs)?;
+        exporting.end();
         if let Some(push) = push {
-            let base = rootfs.layers.iter().filter(|l| !solved.layers.values().any(|n| Arc::ptr_eq(l, n)));
+            let base = image.layers.iter().filter(|l| !solved.layers.values().any(|n| Arc::ptr_eq(l, n)));
             base.for_each(|layer| push.layer(layer));
+            let _finishing = phase("finish the push");
             outputs.extend(push.finish(&image, &request.tags)?);
         }
+        // After the push: what it sent is mounted from there.
+        prepared.finish_cache()?;
         receipt(request, &image, outputs, &solved)
     })
 }
 
-/// Returns the caches of a build.
-fn cache<'a>(engine: &'a Engine, request: &BuildRequest) -> Box<dyn Cache + 'a> {
+/// Returns the steps of the last build of the same thing on this machine.
+fn earlier(engine: &Engine, request: &BuildRequest) -> Vec<Earlier> {
+    let last = History::at(engine.store.root()).last_like(&lineage(request));
+    let step = |step: StepRecord| {
+        Some(Earlier { title: step.title, key: step.key?, parts: step.parts, is_exact: true })
+    };
+    last.into_iter().flat_map(|record| record.steps).filter_map(step).collect()
+}
+
+/// Returns the caches of a build: that of the store first, it answers fastest.
+fn caches<'a>(
+    engine: &'a Engine,
+    request: &BuildRequest,
+    imports: &Imports,
+    exports: Exports<'a>,
+) -> Box<dyn Cache + 'a> {
     let store =
         StoreCache { store: &engine.store, compression: engine.compression, max_age: request.cache_ttl };
-    let tiers = Tiered(vec![Box::new(store)]);
+    let mut tiers: Vec<Box<dyn Cache + 'a>> = vec![Box::new(store)];
+    tiers.extend(imports.caches());
+    tiers.extend(exports.caches);
+    let tiers = Tiered(tiers);
     match request.cache {
         CacheMode::ReadWrite => Box::new(tiers),
         CacheMode::WriteOnly => Box::new(WriteOnly(tiers)),
     }
 }
 
-fn check(request: &BuildRequest) -> Result<()> {
-    if request.outputs.contains(&Output::Registry) && request.tags.is_empty() {
-        return Err(Error::input("a push needs a name for the image").hint("add `-t REGISTRY/NAME:TAG`"));
-    }
-    if let Some(name) = request.tags.iter().find(|t| t.digest().is_some()) {
-        return Err(Error::input(format!(
-            "`{name}` cannot name the result: a digest is the outcome of a build, not its name"
-        )));
-    }
-    Ok(())
-}
-
-pub(crate) fn engine(
-    config: &EngineConfig,
-    request: &BuildRequest,
-    sink: &Sink,
-    cancel: &Cancel,
-) -> Result<Engine> {
-    let client = Client::new(config.client.clone())?;
-    let handle = client.cancel_handle();
-    let cancel = cancel.child();
-    cancel.on_cancel(move || handle.cancel());
-    let none = kiln_sandbox::choose(Requested::None, &config.namespace, &config.store);
-    let isolation = none.map_err(|e| sandbox_error("cannot look at this machine", e))?;
-    Ok(Engine {
-        store: Store::open(&config.store)?,
-        client,
-        sink: Arc::clone(sink),
-        cancel,
-        isolation,
-        compression: match request.compression {
-            CompressionChoice::Gzip(None) => Compression::default(),
-            CompressionChoice::Gzip(Some(level)) => Compression::Gzip { level: u32::from(level) },
-            CompressionChoice::Zstd(level) => Compression::Zstd { level: level.map_or(3, i32::from) },
-            CompressionChoice::Uncompressed => Compression::None,
+/// Returns how a build ended as its record tells it.
+fn outcome(result: &Result<Receipt>) -> Outcome {
+    match result {
+        Ok(receipt) => Outcome::Done {
+            digest: receipt.digest.clone(),
+            config_digest: receipt.config_digest.clone(),
+            layers: receipt.layers,
+            size: receipt.size,
+            outputs: receipt.outputs.clone(),
         },
-        workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        epoch: DEFAULT_EPOCH,
-        limits: request.limits,
-        resolv_conf: config.resolv_conf.clone(),
-        hosts: config.hosts.clone(),
-        grants: crate::mounts::read_grants(request)?,
-    })
-}
-
-/// Gives the build its time. Where a word stands for it, the request comes back with the number in its place, so that
-/// `ARG SOURCE_DATE_EPOCH` has it too.
-fn date(
-    engine: &mut Engine,
-    request: &BuildRequest,
-    source: &Source,
-    context: Option<i64>,
-    pins: &mut Pins,
-) -> Result<Option<BuildRequest>> {
-    let found = match epoch_source(request, source)? {
-        EpochSource::Unset => return Ok(None),
-        EpochSource::Seconds(seconds) => {
-            engine.epoch = seconds;
-            return Ok(None);
-        }
-        EpochSource::Timeless => None,
-        EpochSource::Context => context,
-        EpochSource::Elsewhere(ask) => {
-            let pin = pin::elsewhere(engine, &ask)?;
-            let time = match &pin {
-                Pin::Http(file) => file.last_modified,
-                Pin::Git(commit) => Some(fetch::git::tree(engine, commit)?.time),
-                Pin::Image(_) | Pin::Directory(_) => None,
-            };
-            pins.insert(ask.key(), pin);
-            time
-        }
-    };
-    engine.epoch = found.unwrap_or(DEFAULT_EPOCH);
-    let mut request = request.clone();
-    let text = found.map(|time| time.to_string()).unwrap_or_default();
-    request.build_args.insert("SOURCE_DATE_EPOCH".to_owned(), text);
-    Ok(Some(request))
-}
-
-/// Lowers the Dockerfile, resolving names until none is missing.
-fn plan(engine: &Engine, request: &BuildRequest, source: &Source, pins: &mut Pins) -> Result<Plan> {
-    loop {
-        match lower(request, source, pins)? {
-            Lowered::Plan(plan) => return Ok(plan),
-            Lowered::Wanted(wanted) => pin::resolve(engine, request, wanted, pins)?,
-        }
-        engine.cancel.check()?;
+        Err(error) if error.kind == ErrorKind::Interrupted => Outcome::Interrupted,
+        Err(error) => Outcome::Failed {
+            message: error.message.clone(),
+            causes: error.causes(),
+            place: error.place.as_ref().map(|p| format!("{}:{}", p.file, p.line_column().0)),
+            step: None,
+        },
     }
-}
-
-/// Chooses the isolation, unless the plan runs nothing: then none is needed, and none is looked for.
-fn isolate(engine: &mut Engine, config: &EngineConfig, request: &BuildRequest, plan: &Plan) -> Result<()> {
-    if !plan.vertices.iter().any(|v| matches!(v.op, Op::Exec(_))) {
-        return Ok(());
-    }
-    let requested = match request.isolation {
-        IsolationChoice::Auto => Requested::Auto,
-        IsolationChoice::Userns => Requested::Userns,
-        IsolationChoice::UsernsSingle => Requested::UsernsSingle,
-        IsolationChoice::None => Requested::None,
-    };
-    engine.isolation = kiln_sandbox::choose(requested, &config.namespace, &config.store)
-        .map_err(|e| sandbox_error("the isolation that was asked for is not possible here", e))?;
-    Ok(())
-}
-
-fn image(engine: &Engine, request: &BuildRequest, spec: &ImageSpec, rootfs: &Rootfs) -> Result<Image> {
-    let mut layers = Vec::new();
-    for layer in &rootfs.layers {
-        layers.push((Arc::clone(layer), layer.packed.wait()?));
-    }
-    assemble(Parts {
-        config: spec.config.clone(),
-        layers,
-        history: spec.history.iter().map(|(text, vertex)| (text.clone(), vertex.is_some())).collect(),
-        annotations: request.annotations.clone(),
-        platform: spec.platform.clone(),
-        epoch: engine.epoch,
-    })
 }
 
 fn receipt(request: &BuildRequest, image: &Image, outputs: Vec<String>, solved: &Solved) -> Result<Receipt> {
@@ -296,9 +311,5 @@ fn receipt(request: &BuildRequest, image: &Image, outputs: Vec<String>, solved: 
 
 /// Tells a build that the user stopped from one that failed.
 fn stopped(error: Error, cancel: &Cancel) -> Error {
-    if cancel.is_cancelled() {
-        Error::new(crate::ErrorKind::Interrupted, "the build was stopped")
-    } else {
-        error
-    }
+    if cancel.is_cancelled() { Error::new(ErrorKind::Interrupted, STOPPED) } else { error }
 }

@@ -1,25 +1,32 @@
 //! What every room below works with, and the two ways in which a lazy layer becomes real: its blob is fetched,
 //! its files are unpacked.
 
+mod recompress;
+mod stack;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use kiln_oci::layer::{Compression, LayerReader, Limits};
-use kiln_oci::{Descriptor, Verifier};
+use kiln_oci::{Descriptor, Digest, Verifier};
 use kiln_remote::Client;
 use kiln_sandbox::Ids as Scheme;
 use kiln_sandbox::Isolation;
 
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
-use crate::progress::{Event, Sink};
-use crate::request::{ImageLimits, Secret, SshAgent};
+use crate::progress::{Event, Mask, Sink, Work, span};
+use crate::request::{ContextModes, ImageLimits, Secret, SshAgent};
 use crate::rootfs::{Layer, Origin};
 use crate::snapshot::{Ids, Owner};
 use crate::store::{Growing, Store};
+
+/// A range in `/etc/subuid` is mostly 65536 ids, of which kiln may need one for itself: what images use fits.
+const USUAL_RANGE: u32 = 65_535;
 
 /// Everything that the steps of one build share.
 pub(crate) struct Engine {
@@ -31,10 +38,14 @@ pub(crate) struct Engine {
     pub(crate) compression: Compression,
     pub(crate) workers: usize,
     pub(crate) epoch: i64,
+    /// The modes of files of contexts.
+    pub(crate) modes: ContextModes,
     pub(crate) limits: ImageLimits,
     pub(crate) resolv_conf: Vec<u8>,
     pub(crate) hosts: Vec<u8>,
     pub(crate) grants: Grants,
+    /// Layers that could not be had from where they should be.
+    pub(crate) lost: Mutex<BTreeSet<Digest>>,
 }
 
 /// What a build was trusted with.
@@ -44,6 +55,8 @@ pub(crate) struct Grants {
     pub(crate) keyed: BTreeSet<String>,
     /// Secrets by id.
     pub(crate) secrets: BTreeMap<String, Secret>,
+    /// Takes their values out of what is shown.
+    pub(crate) mask: Mask,
     /// SSH agents by id.
     pub(crate) agents: BTreeMap<String, SshAgent>,
     /// The host of a build context that is a repository.
@@ -89,6 +102,18 @@ impl Engine {
         DiskIds(self.isolation.clone())
     }
 
+    /// Returns what of the way in which owners are kept can show in the layer of a command.
+    ///
+    /// A command sees the same ids below root and in the range of an ordinary user. In a range that is smaller than what
+    /// images use, and more so with one id, a change of owner can fail, and commands may shrug that off.
+    pub(crate) fn owners(&self) -> String {
+        match self.isolation.ids {
+            Scheme::Nested { count } if count < USUAL_RANGE => format!("range of {count}"),
+            Scheme::Idmapped { .. } | Scheme::Natural | Scheme::Nested { .. } => "range".to_owned(),
+            Scheme::Single | Scheme::Owner(_) => "single".to_owned(),
+        }
+    }
+
     /// Fails with cause and remedy when no command can be run here.
     pub(crate) fn require_sandbox(&self) -> Result<()> {
         self.isolation.ensure_runnable().map_err(|e| sandbox_error("RUN cannot be isolated here", e))
@@ -100,8 +125,15 @@ impl Engine {
         if self.store.has(&packed.descriptor) {
             return Ok(packed.descriptor);
         }
-        self.fetch(layer, &packed.descriptor)?;
+        self.fetch(layer, &packed.descriptor).inspect_err(|_| self.lose(&packed.descriptor))?;
         Ok(packed.descriptor)
+    }
+
+    /// Notes that a layer cannot be had, unless that is only because the build ends.
+    pub(crate) fn lose(&self, descriptor: &Descriptor) {
+        if !self.cancel.is_cancelled() {
+            self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(descriptor.digest.clone());
+        }
     }
 
     fn fetch(&self, layer: &Layer, descriptor: &Descriptor) -> Result<()> {
@@ -181,7 +213,9 @@ impl Engine {
         if let (Some(growing), None) = (layer.growing(), layer.packed.peek()) {
             // Still being packed: read along.
             let pending = self.store.begin_snapshot()?;
-            self.unpack_into(Box::new(growing.reader(0)), &pending.fs(), "the new layer")?;
+            span(&self.sink, Work::Unpack, "unpack the new layer", None, || {
+                self.unpack_into(Box::new(growing.reader(0)), &pending.fs(), "the new layer")
+            })?;
             let packed = layer.packed.wait()?;
             return pending.commit(self.scheme(), packed.diff_id.hex());
         }
@@ -193,12 +227,17 @@ impl Engine {
         }
         let name = format!("layer {}", packed.descriptor.digest.short());
         let pending = self.store.begin_snapshot()?;
-        let found = if self.store.has(&packed.descriptor) {
-            self.unpack_into(Box::new(self.store.open_blob(&packed.descriptor)?), &pending.fs(), &name)?
-        } else {
-            self.fetch_and_unpack(layer, &packed.descriptor, &pending.fs(), &name)?
-        };
+        let found = span(&self.sink, Work::Unpack, format!("unpack {name}"), None, || {
+            if self.store.has(&packed.descriptor) {
+                let blob = self.store.open_blob(&packed.descriptor)?;
+                self.unpack_into(Box::new(blob), &pending.fs(), &name)
+            } else {
+                self.fetch_and_unpack(layer, &packed.descriptor, &pending.fs(), &name)
+            }
+        });
+        let found = found.inspect_err(|_| self.lose(&packed.descriptor))?;
         if found != packed.diff_id {
+            self.lose(&packed.descriptor);
             return Err(Error::input(format!(
                 "{name} unpacks to {found}, its image says {}",
                 packed.diff_id
@@ -215,7 +254,7 @@ impl Engine {
         descriptor: &Descriptor,
         dir: &std::path::Path,
         name: &str,
-    ) -> Result<kiln_oci::Digest> {
+    ) -> Result<Digest> {
         let mut source = self.open_remote(layer, descriptor)?;
         let mut writer = self.store.writer()?;
         let growing: Arc<Growing> = writer.blob();
@@ -237,15 +276,10 @@ impl Engine {
         })
     }
 
-    fn unpack_into(
-        &self,
-        source: Box<dyn Read + Send>,
-        dir: &std::path::Path,
-        name: &str,
-    ) -> Result<kiln_oci::Digest> {
+    fn unpack_into(&self, source: Box<dyn Read + Send>, dir: &std::path::Path, name: &str) -> Result<Digest> {
         let limits = Limits { max_unpacked: self.limits.layer_size, ..Limits::default() };
         let failed = |e: Error| e.within(format!("cannot unpack {name}"));
-        let reader = LayerReader::threaded(source, limits)
+        let reader = LayerReader::threaded(Box::new(self.cancel.reader(source)), limits)
             .map_err(|e| Error::input(format!("cannot read {name}")).because(e))?;
         let unpacked = crate::snapshot::unpack(reader, dir, &self.ids()).map_err(|e| {
             let limit = matches!(&e, crate::snapshot::Error::Layer(kiln_oci::layer::Error::Limit { .. }));
@@ -259,36 +293,6 @@ impl Engine {
         crate::snapshot::write_owners(dir, &unpacked.owners)?;
         self.cancel.check()?;
         Ok(unpacked.diff_id)
-    }
-
-    /// Returns the directories of `layers`, topmost first, unpacking several at once.
-    pub(crate) fn all_files(&self, layers: &[Arc<Layer>]) -> Result<Vec<PathBuf>> {
-        // Mostly everything is there already, and threads would only cost time.
-        let there = |l: &Arc<Layer>| l.files.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(dirs) = layers.iter().rev().map(there).collect() {
-            return Ok(dirs);
-        }
-        let mut found: Vec<Option<Result<PathBuf>>> = Vec::new();
-        found.resize_with(layers.len(), || None);
-        let next = Mutex::new(found.iter_mut().zip(layers));
-        std::thread::scope(|scope| {
-            let work = || {
-                loop {
-                    let job = next.lock().unwrap_or_else(PoisonError::into_inner).next();
-                    let Some((slot, layer)) = job else { return };
-                    *slot = Some(self.files(layer));
-                }
-            };
-            for _ in 1..layers.len().min(self.workers + 1) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        found
-            .into_iter()
-            .rev()
-            .map(|f| f.unwrap_or_else(|| Err(Error::internal("a layer was not unpacked"))))
-            .collect()
     }
 }
 
@@ -316,23 +320,24 @@ pub(crate) struct Transfer {
     name: String,
     total: Option<u64>,
     seen: Arc<AtomicU64>,
+    started: Instant,
 }
 
 impl Transfer {
     pub(crate) fn new(sink: &Sink, name: String, total: Option<u64>) -> Self {
         sink.event(Event::Transfer { name: name.clone(), bytes: 0, total, done: false });
-        Self { sink: Arc::clone(sink), name, total, seen: Arc::default() }
+        Self { sink: Arc::clone(sink), name, total, seen: Arc::default(), started: Instant::now() }
     }
 
     pub(crate) fn observer(&self) -> kiln_remote::Observer {
         let (sink, name, total, seen) =
             (Arc::clone(&self.sink), self.name.clone(), self.total, Arc::clone(&self.seen));
-        let last = Mutex::new(std::time::Instant::now());
+        let last = Mutex::new(Instant::now());
         Arc::new(move |bytes| {
             seen.store(bytes, Ordering::Relaxed);
             let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
             if last.elapsed().as_millis() >= 100 {
-                *last = std::time::Instant::now();
+                *last = Instant::now();
                 sink.event(Event::Transfer { name: name.clone(), bytes, total, done: false });
             }
         })
@@ -342,6 +347,20 @@ impl Transfer {
         let bytes = self.seen.load(Ordering::Relaxed);
         let (name, total) = (self.name.clone(), self.total);
         self.sink.event(Event::Transfer { name, bytes, total, done: true });
+    }
+}
+
+/// One that broke off took its time too.
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.sink.event(Event::Span {
+            work: Work::Transfer,
+            name: std::mem::take(&mut self.name),
+            step: None,
+            started: self.started,
+            took: self.started.elapsed(),
+            bytes: Some(self.seen.load(Ordering::Relaxed)),
+        });
     }
 }
 

@@ -154,6 +154,24 @@ impl Error {
         self
     }
 
+    /// Returns what the causes say, from the nearest to the root, without those that repeat what was said.
+    #[must_use]
+    pub fn causes(&self) -> Vec<String> {
+        let mut out: Vec<String> = Vec::new();
+        let mut said = self.message.clone();
+        let mut next = StdError::source(self);
+        while let Some(cause) = next {
+            let text = cause.to_string();
+            // Some errors end with the text of their source: it is no news.
+            if !text.is_empty() && !said.ends_with(&text) {
+                said.clone_from(&text);
+                out.push(text);
+            }
+            next = cause.source();
+        }
+        out
+    }
+
     /// Puts this error under a message that says what it was part of.
     #[must_use]
     pub fn within(self, message: impl Into<String>) -> Self {

@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Accounts, Tree};
 use crate::graph::{ExecOp, Network};
 use crate::mounts::Mounted;
-use crate::progress::{Event, StepId, Stream};
+use crate::progress::{Event, Masked, StepId, Stream, Work, span};
 use crate::store::PendingSnapshot;
 
 /// Lines of output that the error of a failed step repeats.
@@ -65,12 +65,14 @@ pub(crate) fn run(
     let running = Sandbox::spawn(&engine.isolation, &spec, stdio)
         .map_err(|e| sandbox_error("cannot set up the sandbox for RUN", e))?;
     let killer = running.killer();
-    engine.cancel.on_cancel(move || killer.kill());
+    let _hook = engine.cancel.hook(move || killer.kill());
     let tail = Mutex::new(Tail::default());
-    let finished = std::thread::scope(|scope| {
-        scope.spawn(|| pump(engine, step, Stream::Stdout, stdout, &tail));
-        scope.spawn(|| pump(engine, step, Stream::Stderr, stderr, &tail));
-        running.wait()
+    let finished = span(&engine.sink, Work::Command, "command", Some(step), || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| pump(engine, step, Stream::Stdout, stdout, &tail));
+            scope.spawn(|| pump(engine, step, Stream::Stderr, stderr, &tail));
+            running.wait()
+        })
     });
     engine.cancel.check()?;
     let finished = finished.map_err(|e| sandbox_error("the sandbox of RUN failed", e))?;
@@ -128,10 +130,17 @@ fn failed(op: &ExecOp, code: i32, how: String, tail: Vec<String>) -> Error {
     error
 }
 
-/// Passes output on as it comes.
+/// Passes output on as it comes, without the values of secrets: nobody behind this sees them.
 fn pump(engine: &Engine, step: StepId, stream: Stream, mut pipe: PipeReader, tail: &Mutex<Tail>) {
     let mut buf = vec![0; 32 << 10];
     let mut rest: Vec<u8> = Vec::new();
+    let mut masked = Masked::new(&engine.grants.mask);
+    let pass = |text: String| {
+        if !text.is_empty() {
+            tail.lock().unwrap_or_else(PoisonError::into_inner).add(&text);
+            engine.sink.event(Event::Output { id: step, stream, text });
+        }
+    };
     loop {
         let n = match pipe.read(&mut buf) {
             Ok(0) => break,
@@ -139,19 +148,12 @@ fn pump(engine: &Engine, step: StepId, stream: Stream, mut pipe: PipeReader, tai
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(_) => break,
         };
-        rest.extend_from_slice(&buf[..n]);
+        rest.extend(masked.push(&buf[..n]));
         // A character may be cut in two by the pipe; its beginning waits for its end.
-        let text = take_text(&mut rest);
-        if !text.is_empty() {
-            tail.lock().unwrap_or_else(PoisonError::into_inner).add(&text);
-            engine.sink.event(Event::Output { id: step, stream, text });
-        }
+        pass(take_text(&mut rest));
     }
-    if !rest.is_empty() {
-        let text = String::from_utf8_lossy(&rest).into_owned();
-        tail.lock().unwrap_or_else(PoisonError::into_inner).add(&text);
-        engine.sink.event(Event::Output { id: step, stream, text });
-    }
+    rest.extend(masked.finish());
+    pass(String::from_utf8_lossy(&rest).into_owned());
 }
 
 fn take_text(bytes: &mut Vec<u8>) -> String {

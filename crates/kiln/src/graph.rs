@@ -311,16 +311,6 @@ impl Plan {
         chain
     }
 
-    /// Returns the vertex that the chain of `id` begins with.
-    #[must_use]
-    pub fn base(&self, id: VertexId) -> VertexId {
-        let mut at = id;
-        while let Some(parent) = self.vertices[at].parent {
-            at = parent;
-        }
-        at
-    }
-
     /// Returns the vertices that `id` needs besides its parent.
     #[must_use]
     pub fn inputs(&self, id: VertexId) -> Vec<VertexId> {

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use kiln_oci::rfc3339;
 use kiln_oci::{Descriptor, Document, History, ImageConfig, Manifest, MediaType, Platform};
 
+use crate::cache::INLINE;
 use crate::error::{Error, Result};
 use crate::rootfs::{Layer, Packed};
 
@@ -41,6 +43,8 @@ pub struct Parts {
     pub platform: Platform,
     /// Seconds since 1970 that count as the time of the build.
     pub epoch: i64,
+    /// Records for later builds, if the image is to have them.
+    pub cache: Option<serde_json::Value>,
 }
 
 /// Assembles config and manifest.
@@ -50,6 +54,11 @@ pub struct Parts {
 pub fn assemble(parts: Parts) -> Result<Image> {
     let created = rfc3339(parts.epoch);
     let mut config = parts.config;
+    // The cache in a base image speaks of layers of the base's manifest, not of this one's.
+    config.other.remove(INLINE);
+    if let Some(cache) = parts.cache {
+        config.other.insert(INLINE.to_owned(), cache);
+    }
     config.created = Some(created.clone());
     config.architecture.clone_from(&parts.platform.architecture);
     config.os.clone_from(&parts.platform.os);
@@ -92,42 +101,11 @@ fn layer_descriptor(descriptor: &Descriptor) -> Descriptor {
     Descriptor { media_type: media_type.into(), ..descriptor.clone() }
 }
 
-/// Returns `seconds` since 1970 as RFC 3339 in UTC (days to civil date after Howard Hinnant's public algorithm).
-#[must_use]
-pub fn rfc3339(seconds: i64) -> String {
-    let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let day_of_era = z.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3600, rest % 3600 / 60, rest % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::rootfs::Origin;
     use kiln_oci::Digest;
-
-    #[test]
-    fn times_are_rfc3339() {
-        for (seconds, expect) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_399, "2000-02-28T23:59:59Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_700_000_000, "2023-11-14T22:13:20Z"),
-            (-1, "1969-12-31T23:59:59Z"),
-            (4_102_444_800, "2100-01-01T00:00:00Z"),
-        ] {
-            assert_eq!(rfc3339(seconds), expect);
-        }
-    }
 
     #[test]
     fn manifest_and_config_agree_and_docker_types_become_oci() {
@@ -143,6 +121,7 @@ mod tests {
             annotations: BTreeMap::new(),
             platform: Platform::new("linux", "arm64", None),
             epoch: 1_700_000_000,
+            cache: None,
         })
         .unwrap();
         let manifest = image.manifest.manifest().unwrap();

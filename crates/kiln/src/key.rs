@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 /// A value longer than this is shown as its digest.
 const SHOWN: usize = 200;
 
+/// Hexadecimal digits of the digest of a value that may leave this machine.
+const PART_FINGERPRINT: usize = 8;
 /// Hexadecimal digits that are shown of the digest of a secret.
 const FINGERPRINT: usize = 3;
 
@@ -40,6 +42,28 @@ pub struct Key {
     pub operation: Digest,
     /// In the order in which they were hashed.
     pub parts: Vec<Part>,
+}
+
+/// A step of an earlier build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Earlier {
+    /// Its title, with stage and number.
+    pub title: String,
+    /// Digest of its key.
+    pub key: Digest,
+    /// What its key was made from.
+    pub parts: Vec<Part>,
+    /// Whether the values of its parts are as they were shown; else they are fingerprints.
+    pub is_exact: bool,
+}
+
+impl Part {
+    /// Returns the part as it may leave this machine: a little of the digest of its value.
+    #[must_use]
+    pub fn fingerprint(&self) -> Self {
+        let value = Digest::sha256(self.value.as_bytes()).hex().chars().take(PART_FINGERPRINT).collect();
+        Self { name: self.name.clone(), value }
+    }
 }
 
 /// Collects the parts of a key.

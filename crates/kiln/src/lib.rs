@@ -19,6 +19,7 @@ mod fetch;
 mod files;
 pub mod frontend;
 pub mod graph;
+pub mod history;
 pub mod image;
 pub mod key;
 mod mounts;
@@ -30,7 +31,7 @@ pub mod snapshot;
 mod solve;
 pub mod store;
 
-pub use build::{EngineConfig, Receipt, build};
+pub use build::{EngineConfig, Expected, Receipt, build, explain};
 pub use cancel::Cancel;
 pub use check::{Checked, check};
 pub use error::{Error, ErrorKind, Result};

@@ -135,6 +135,13 @@ fn one(engine: &Engine, request: &BuildRequest, wanted: &Wanted, known: &Pins) -
 fn stored(engine: &Engine, reference: &Reference, wanted: &Wanted) -> Result<Option<BaseImage>> {
     let Some(image) = engine.store.find_image(reference)? else { return Ok(None) };
     let Some((document, config)) = engine.store.image_documents(&image.descriptor) else { return Ok(None) };
+    // From here on its layers stay, although they may be looked into much later.
+    let layers = document.manifest().map(|m| m.layers.as_slice()).unwrap_or_default();
+    let lacks = !layers.iter().map(|layer| engine.store.has(layer)).fold(true, |all, one| all & one);
+    if lacks && engine.store.find_image(reference)?.is_none() {
+        // `kiln prune --all` was quicker.
+        return Ok(None);
+    }
     let platform = Platform::new(&config.os, &config.architecture, config.variant.as_deref());
     if !wanted.platform.accepts(&platform) {
         return Ok(None);

@@ -1,9 +1,16 @@
 //! What a build tells while it runs: plain events, so that a terminal, a CI log and a program can each show them.
 
-use std::sync::Arc;
-use std::time::Duration;
+mod mask;
 
-use serde::Serialize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kiln_oci::{Descriptor, Digest};
+use serde::{Deserialize, Serialize};
+
+use crate::key::Part;
+
+pub use mask::{Mask, Masked, SHORTEST as SHORTEST_SECRET};
 
 /// Number of a step within one build.
 pub type StepId = u32;
@@ -63,6 +70,47 @@ pub enum Event {
         /// What its error says first.
         message: String,
     },
+    /// The key of a step is known: whether it is in the cache, and why not.
+    Key {
+        /// Which.
+        id: StepId,
+        /// Digest of everything that the step depends on.
+        key: Digest,
+        /// What the key is made of, in its order.
+        #[serde(skip)]
+        parts: Vec<Part>,
+        /// Why the step is not in the cache, where that is known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// A step has its layer: from the cache, or packed.
+    Layer {
+        /// Which.
+        id: StepId,
+        /// The blob.
+        layer: Descriptor,
+        /// Digest of the uncompressed layer.
+        diff_id: Digest,
+    },
+    /// Work that took time ended, well or badly; sent for those who measure, by the thread that did it.
+    Span {
+        /// What kind of work.
+        work: Work,
+        /// What was done, such as `unpack layer 0123456789ab`.
+        name: String,
+        /// The step that it was done for.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        step: Option<StepId>,
+        /// When it began.
+        #[serde(skip)]
+        started: Instant,
+        /// How long it took.
+        #[serde(serialize_with = "seconds")]
+        took: Duration,
+        /// Bytes that were moved or written, where that is known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        bytes: Option<u64>,
+    },
     /// Bytes of a transfer or of a layer being written.
     Transfer {
         /// What is moved: `pull sha256:…`, `push sha256:…`, `layer 3`.
@@ -88,8 +136,27 @@ pub enum Event {
     },
 }
 
+/// A kind of work that [`Event::Span`] tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Work {
+    /// A part of the whole build: one comes after the other.
+    Phase,
+    /// The command of a RUN.
+    Command,
+    /// A step waits for the files below it.
+    Wait,
+    /// A layer becomes a directory.
+    Unpack,
+    /// Changes become a layer.
+    Pack,
+    /// Bytes to or from somewhere else.
+    Transfer,
+}
+
 /// One of the two output streams of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stream {
     /// Standard output.
@@ -110,3 +177,44 @@ pub trait ProgressSink: Send + Sync {
 
 /// The sink that every room holds.
 pub type Sink = Arc<dyn ProgressSink>;
+
+/// Does `work` and tells how long it took.
+pub(crate) fn span<T>(
+    sink: &Sink,
+    work: Work,
+    name: impl Into<String>,
+    step: Option<StepId>,
+    act: impl FnOnce() -> T,
+) -> T {
+    let started = Instant::now();
+    let done = act();
+    sink.event(Event::Span { work, name: name.into(), step, started, took: started.elapsed(), bytes: None });
+    done
+}
+
+/// A part of a build that is being timed; it ends when it is dropped, so that one that fails has its time too.
+pub(crate) struct Phase {
+    sink: Sink,
+    name: String,
+    started: Instant,
+}
+
+impl Phase {
+    /// Begins a part called `name`.
+    pub(crate) fn begin(sink: &Sink, name: &str) -> Self {
+        Self { sink: Arc::clone(sink), name: name.to_owned(), started: Instant::now() }
+    }
+
+    /// Ends it.
+    pub(crate) fn end(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Phase {
+    fn drop(&mut self) {
+        let (name, started) = (std::mem::take(&mut self.name), self.started);
+        let took = started.elapsed();
+        self.sink.event(Event::Span { work: Work::Phase, name, step: None, started, took, bytes: None });
+    }
+}

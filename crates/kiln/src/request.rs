@@ -3,6 +3,7 @@
 //! A command line, a configuration file or a test makes a [`BuildRequest`]; nothing below this room looks at
 //! arguments, the environment or the clock.
 
+mod cache;
 mod secret;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,7 @@ use kiln_oci::{Platform, Reference};
 use serde::Serialize;
 
 use crate::address::{GitAddress, Url};
+pub use cache::{CacheExport, CacheExtent, CacheRepository, CacheSource, CacheTarget};
 pub use secret::{Entitlement, Secret, SecretSource, SshAgent};
 
 /// One build.
@@ -40,10 +42,18 @@ pub struct BuildRequest {
     pub outputs: Vec<Output>,
     /// How new layers are compressed.
     pub compression: CompressionChoice,
+    /// Whether layers of the base image with another compression are converted.
+    pub force_compression: bool,
     /// Whether results of earlier builds are used.
     pub cache: CacheMode,
     /// Results that are older than this count for nothing.
     pub cache_ttl: Option<Duration>,
+    /// Which modes the files of contexts have.
+    pub modes: ContextModes,
+    /// Shared caches that are read, in the order in which they are asked.
+    pub cache_from: Vec<CacheSource>,
+    /// Shared caches that are written.
+    pub cache_to: Vec<CacheExport>,
     /// Stages whose steps are done anew although the cache has them.
     pub no_cache_stages: Vec<String>,
     /// Whether base images are looked up in their registry although a local image has the name.
@@ -215,6 +225,9 @@ pub enum Destination {
 pub enum CompressionChoice {
     /// gzip, with a level of 1 to 9 or kiln's default.
     Gzip(Option<u8>),
+    /// eStargz, which is gzip whose files can be fetched one by one, with a level of 1 to 9 or kiln's default. Steps make
+    /// gzip layers, and those of the image are converted at its end.
+    Estargz(Option<u8>),
     /// zstd, with a level of 1 to 22 or kiln's default.
     Zstd(Option<u8>),
     /// None.
@@ -229,6 +242,18 @@ pub enum CacheMode {
     ReadWrite,
     /// Do everything anew, and keep.
     WriteOnly,
+}
+
+/// Which modes the files of contexts have, in cache keys and in layers alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ContextModes {
+    /// Those on disk.
+    #[default]
+    OnDisk,
+    /// Those that a checkout under the umask 022 gives: 0644, or 0755 for directories and for what its owner may execute.
+    /// Set-id and sticky bits stay.
+    Usual,
 }
 
 /// What a base image may at most be: a bomb is refused before it fills the disk.

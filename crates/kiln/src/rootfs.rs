@@ -125,6 +125,8 @@ pub enum Origin {
 pub struct Layer {
     /// Where the blob can be had from.
     pub origin: Origin,
+    /// Whether only a shared cache says so: the blob may be gone from there.
+    pub is_lent: bool,
     /// Digests and size; settled at once for a base layer, when packing ends for a new one.
     pub packed: Promise<Packed>,
     /// The blob while it is being packed in this build.
@@ -137,7 +139,13 @@ impl Layer {
     /// Returns a layer whose blob exists.
     #[must_use]
     pub fn existing(origin: Origin, packed: Packed) -> Self {
-        Self { origin, packed: Promise::kept(packed), growing: Mutex::new(None), files: Mutex::new(None) }
+        Self {
+            origin,
+            is_lent: false,
+            packed: Promise::kept(packed),
+            growing: Mutex::new(None),
+            files: Mutex::new(None),
+        }
     }
 
     /// Returns a layer that is about to be packed; `files` is its directory if there is one.
@@ -145,6 +153,7 @@ impl Layer {
     pub fn packing(files: Option<PathBuf>) -> Self {
         Self {
             origin: Origin::Store,
+            is_lent: false,
             packed: Promise::new(),
             growing: Mutex::new(None),
             files: Mutex::new(files),

@@ -8,14 +8,15 @@ const ENGINE: &str = "crates/kiln/src/";
 /// The rooms in the order in which data flows: a room may use those above it.
 ///
 /// The order is kept here because rustfmt sorts the list of modules in `lib.rs` by name.
-const ROOMS: [&str; 25] = [
+const ROOMS: [&str; 26] = [
     "error",
+    "key",
     "progress",
     "cancel",
     "address",
-    "key",
     "request",
     "store",
+    "history",
     "snapshot",
     "rootfs",
     "graph",

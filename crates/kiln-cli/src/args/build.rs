@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use clap::Args;
 use kiln::oci::{Platform, Reference};
-use kiln::request::{Entitlement, EpochChoice, NamedContext};
+use kiln::request::{CacheExport, CacheSource, Entitlement, EpochChoice, NamedContext};
 
 use super::StoreArgs;
 use crate::value::{
-    self, BuildArg, Compression, Isolation, OutputSpec, Print, ProgressMode, SecretSpec, SshSpec,
+    self, BuildArg, Compression, Isolation, OutputSpec, Print, ProgressMode, RecordFormat, SecretSpec,
+    SshSpec,
 };
 
 /// Arguments of `kiln build`.
@@ -25,6 +26,7 @@ Examples:
   kiln build -t app -o type=docker,dest=- . | docker load
   kiln build -o type=oci,dest=app.tar --platform linux/arm64 .
   kiln build --secret id=npmrc,src=$HOME/.npmrc --ssh default .
+  kiln build --cache-from registry.example/app:cache --cache-to type=registry,ref=registry.example/app:cache,mode=max .
   kiln build --target test -o ./results .
   kiln build -t app https://git.example/app.git#main
   kiln build -f - . < other.Dockerfile"
@@ -74,9 +76,12 @@ pub(crate) struct BuildArgs {
     /// Compression of new layers [default: gzip]
     #[arg(long, value_enum, value_name = "KIND", help_heading = "Image")]
     pub(crate) compression: Option<Compression>,
-    /// Level of the compression: 1 to 9 for gzip, 1 to 22 for zstd
+    /// Level of the compression: 1 to 9 for gzip and estargz, 1 to 22 for zstd
     #[arg(long, value_name = "LEVEL", help_heading = "Image")]
     pub(crate) compression_level: Option<u8>,
+    /// Convert layers of the base image that are compressed in another way
+    #[arg(long, help_heading = "Image")]
+    pub(crate) force_compression: bool,
     /// Cut times in the image to this many seconds since 1970, for images that are equal bit by bit; or to the time
     /// of `context`, or of the context or stage of that name
     #[arg(long, value_name = "SECONDS", value_parser = value::epoch, allow_negative_numbers = true)]
@@ -96,6 +101,10 @@ pub(crate) struct BuildArgs {
     /// Write the image id, the digest of the config, to this file
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) iidfile: Option<PathBuf>,
+    /// Write where the time went to this file: trace events for https://ui.perfetto.dev, or those of OpenTelemetry if
+    /// the name ends in .otlp.json
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub(crate) trace: Option<PathBuf>,
     /// How progress is shown [default: auto]
     #[arg(long, value_enum, value_name = "MODE", help_heading = "Output")]
     pub(crate) progress: Option<ProgressMode>,
@@ -105,6 +114,10 @@ pub(crate) struct BuildArgs {
     /// Print this in place of a build
     #[arg(long, value_enum, value_name = "WHAT", help_heading = "Output")]
     pub(crate) print: Option<Print>,
+    /// Tell in place of a build which steps the cache has, and why not the others
+    #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "text", conflicts_with_all = ["call", "check", "print"], help_heading = "Output")]
+    pub(crate) explain: Option<RecordFormat>,
     /// Look at the Dockerfile in place of a build: check, outline or targets, with `,format=json` if wanted
     #[arg(long, value_name = "METHOD", value_parser = value::call, help_heading = "Output")]
     pub(crate) call: Option<value::Call>,
@@ -119,15 +132,27 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "REGISTRY=MIRROR", value_parser = value::mirror, help_heading = "Registries")]
     pub(crate) registry_mirror: Vec<(String, String)>,
 
+    /// Shared cache to read: a name in a registry, or type=registry,ref=NAME, type=local,src=DIR, or
+    /// type=repository,ref=NAME
+    #[arg(long, value_name = "CACHE", value_parser = value::cache_from, help_heading = "Cache")]
+    pub(crate) cache_from: Vec<CacheSource>,
+    /// Shared cache to write: a name in a registry, or type=registry,ref=NAME, type=local,dest=DIR, type=inline, or
+    /// type=repository,ref=NAME; with `mode=max` every step, not only those whose layers the image has
+    #[arg(long, value_name = "CACHE", value_parser = value::cache_to, help_heading = "Cache")]
+    pub(crate) cache_to: Vec<CacheExport>,
     /// Do every step anew
-    #[arg(long, help_heading = "Machine")]
+    #[arg(long, help_heading = "Cache")]
     pub(crate) no_cache: bool,
     /// Do the steps of this stage anew
-    #[arg(long, value_name = "STAGE", value_delimiter = ',', help_heading = "Machine")]
+    #[arg(long, value_name = "STAGE", value_delimiter = ',', help_heading = "Cache")]
     pub(crate) no_cache_filter: Vec<String>,
     /// Do steps anew whose result in the cache is older than this, such as 24h or 7d
-    #[arg(long, value_name = "DURATION", value_parser = value::duration, help_heading = "Machine")]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration, help_heading = "Cache")]
     pub(crate) cache_ttl: Option<Duration>,
+    /// Give files of contexts the modes that a checkout under the umask 022 has, so that everybody's umask gives the same
+    /// image and finds the same cache
+    #[arg(long, help_heading = "Machine")]
+    pub(crate) cache_ignore_umask: bool,
     /// Allow RUN more than usual: security.insecure for `--security=insecure`; network.host is always allowed
     #[arg(long, value_name = "WHAT", value_parser = value::entitlement, help_heading = "Machine")]
     pub(crate) allow: Vec<Entitlement>,
@@ -135,21 +160,19 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_enum, value_name = "KIND", help_heading = "Machine")]
     pub(crate) isolation: Option<Isolation>,
     /// Steps that may run at once [default: four for each processor, at least eight]
-    #[arg(long, value_name = "N", value_parser = jobs, help_heading = "Machine")]
+    #[arg(long, visible_alias = "max-parallelism", value_name = "N", value_parser = jobs, help_heading = "Machine")]
     pub(crate) jobs: Option<NonZeroUsize>,
     /// Bytes that one layer of a base image may unpack to [default: 64GiB]
-    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Machine")]
+    #[arg(long, value_name = "SIZE", value_parser = value::size, help_heading = "Machine")]
     pub(crate) max_layer_size: Option<u64>,
     /// Layers that a base image may have [default: 400]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub(crate) max_layers: Option<usize>,
+    /// After the build, delete what was used least recently until the store takes no more than this [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = value::size, help_heading = "Machine")]
+    pub(crate) keep_storage: Option<u64>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
-}
-
-fn size(text: &str) -> value::Parsed<u64> {
-    kiln::dockerfile::instruction::parse_size(text)
-        .ok_or_else(|| "expected a size such as `512MiB` or `64GiB`".to_owned())
 }
 
 fn jobs(text: &str) -> value::Parsed<NonZeroUsize> {

@@ -6,10 +6,12 @@
 mod build;
 mod cache;
 mod check;
+mod explain;
+mod history;
+mod store;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Command, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
@@ -17,8 +19,13 @@ use clap_complete::Shell;
 pub(crate) use build::BuildArgs;
 pub(crate) use cache::{CacheCommand, CacheExportArgs, CacheImportArgs, CacheLsArgs};
 pub(crate) use check::CheckArgs;
+pub(crate) use explain::ExplainArgs;
+pub(crate) use history::{
+    HistoryArgs, HistoryCommand, HistoryLogArgs, HistoryLsArgs, HistoryRmArgs, HistoryShowArgs,
+};
+pub(crate) use store::{DuArgs, PruneArgs, StoreArgs};
 
-use crate::value::{self, ListFormat};
+use crate::value::ListFormat;
 use crate::{env, exit};
 
 /// Builds OCI images from Dockerfiles, without a daemon and without root.
@@ -36,12 +43,18 @@ pub(crate) enum Subcommands {
     Build(Box<BuildArgs>),
     /// Look for mistakes in a Dockerfile without building it
     Check(Box<CheckArgs>),
+    /// Tell why the steps of a build were not in the cache
+    Explain(ExplainArgs),
+    /// List the builds of this store, and what they did
+    History(HistoryArgs),
     /// List the images of the store
     Images(ImagesArgs),
     /// Remove images from the store
     Rmi(RmiArgs),
-    /// Delete the build cache
+    /// Delete the build cache, all of it or what was used least recently
     Prune(PruneArgs),
+    /// Show what takes space in the store
+    Du(DuArgs),
     /// List, export and import the caches of `RUN --mount=type=cache`
     #[command(subcommand)]
     Cache(CacheCommand),
@@ -54,14 +67,6 @@ pub(crate) enum Subcommands {
     Man(ManArgs),
     /// Print the version
     Version(VersionArgs),
-}
-
-/// Where kiln keeps its things.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct StoreArgs {
-    /// Directory of the store [default: /var/lib/kiln for root, else kiln in $XDG_DATA_HOME]
-    #[arg(long = "store", value_name = "DIR", help_heading = "Machine")]
-    pub(crate) dir: Option<PathBuf>,
 }
 
 /// Arguments of `kiln images`.
@@ -87,28 +92,6 @@ pub(crate) struct RmiArgs {
     /// Names of the images, or digests as `kiln images` lists them
     #[arg(required = true, value_name = "NAME")]
     pub(crate) names: Vec<String>,
-    #[command(flatten)]
-    pub(crate) store: StoreArgs,
-}
-
-/// Arguments of `kiln prune`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Never deletes what an image of the store needs, unless --all is given, and never while a
-build uses the store.
-
-Examples:
-  kiln prune
-  kiln prune --older-than 7d
-  kiln prune --all"
-)]
-pub(crate) struct PruneArgs {
-    /// Delete the images too
-    #[arg(long, short)]
-    pub(crate) all: bool,
-    /// Delete only what was not changed for so long: 90s, 30m, 24h, 7d
-    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
-    pub(crate) older_than: Option<Duration>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 }
@@ -262,5 +245,9 @@ mod tests {
         check(&["build", "-o", "type=oic,dest=x", "."], &["--output", "did you mean `oci`?"]);
         check(&["build", "-t", "A B", "."], &["--tag"]);
         check(&["prune", "--older-than", "1"], &["--older-than", "24h"]);
+        check(&["prune", "--keep-storage", "much"], &["--keep-storage", "`10GiB`"]);
+        check(&["prune", "--filter", "typ=layer"], &["did you mean `type`?", "until, type, id"]);
+        check(&["prune", "--filter", "type=snapshots"], &["did you mean `snapshot`?", "cache-mount"]);
+        check(&["prune", "--filter", "until"], &["KEY=VALUE"]);
     }
 }

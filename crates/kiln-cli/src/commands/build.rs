@@ -1,6 +1,7 @@
 //! `kiln build`.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use kiln::progress::{Event, Sink};
@@ -17,6 +18,7 @@ use crate::failure::{Failure, Outcome};
 use crate::progress::{self, Terminal, View};
 use crate::settings::{Config, Process, Settings};
 use crate::signals::Signals;
+use crate::trace::Trace;
 use crate::value::Print;
 use crate::{files, stdout, text};
 
@@ -28,6 +30,50 @@ pub(super) fn run(args: &BuildArgs, env: &Env, terminal: Terminal) -> Outcome<Ex
     if let Some(call) = super::check::wanted(args) {
         return super::check::call(args, call, env, terminal);
     }
+    if let Some(format) = args.explain {
+        return super::explain::before(args, format, env, terminal);
+    }
+    let Started { settings, namespace, cancel, signals, view } = start(args, env, terminal)?;
+    let result = match &settings.trace {
+        None => {
+            let sink: Sink = Arc::<dyn View>::clone(&view);
+            build(&settings, namespace, &sink, &cancel)
+        }
+        Some(path) => traced(&settings, namespace, &view, path, &cancel),
+    };
+    let exit = match result {
+        Ok(receipt) => {
+            view.finish(&receipt);
+            if !settings.writes_to_stdout() {
+                stdout::print(&format!("{}\n", receipt.digest))?;
+            }
+            Exit::Success
+        }
+        Err(failure) => {
+            view.fail(failure.error());
+            exit(&failure, &signals)
+        }
+    };
+    // A build that failed has filled the disk as well; whoever stopped one wants his prompt back.
+    if let Some(budget) = settings.keep_storage.filter(|_| signals.received().is_none())
+        && let Some(text) = super::prune::keep_within(&settings.store, budget)
+    {
+        view.event(Event::Warning { text, place: None });
+    }
+    Ok(exit)
+}
+
+/// What a build works with, and whatever looks at one without building.
+pub(super) struct Started {
+    pub(super) settings: Settings,
+    pub(super) namespace: BuildNamespace,
+    pub(super) cancel: Cancel,
+    pub(super) signals: Signals,
+    pub(super) view: Arc<dyn View>,
+}
+
+/// Resolves what was asked for, begins to listen to signals, and opens the view.
+pub(super) fn start(args: &BuildArgs, env: &Env, terminal: Terminal) -> Outcome<Started> {
     // First of all: it may start this program anew, and there must be no thread.
     let namespace = enter_namespace()?;
     let process = Process { root: is_root(&namespace), stdout_terminal: std::io::stdout().is_terminal() };
@@ -36,19 +82,7 @@ pub(super) fn run(args: &BuildArgs, env: &Env, terminal: Terminal) -> Outcome<Ex
     let stop = cancel.clone();
     let signals = Signals::watch(move || stop.cancel())?;
     let view = progress::view(settings.progress, terminal);
-    match build(&settings, namespace, &view, &cancel) {
-        Ok(receipt) => {
-            view.finish(&receipt);
-            if !settings.writes_to_stdout() {
-                stdout::print(&format!("{}\n", receipt.digest))?;
-            }
-            Ok(Exit::Success)
-        }
-        Err(failure) => {
-            view.fail(failure.error());
-            Ok(exit(&failure, &signals))
-        }
-    }
+    Ok(Started { settings, namespace, cancel, signals, view })
 }
 
 /// A signal explains every failure that comes after it.
@@ -68,15 +102,35 @@ fn print_request(args: &BuildArgs, env: &Env) -> Outcome<Exit> {
     Ok(Exit::Success)
 }
 
-fn build(
+/// Builds, and writes down where the time went, also of a build that fails.
+fn traced(
     settings: &Settings,
     namespace: BuildNamespace,
     view: &Arc<dyn View>,
+    path: &Path,
     cancel: &Cancel,
 ) -> Outcome<Receipt> {
-    let sink: Sink = Arc::<dyn View>::clone(view);
-    let config = engine_config(settings, namespace, &sink)?;
-    let receipt = kiln::build(&config, &settings.request, &sink, cancel)?;
+    let trace = Arc::new(Trace::new(view));
+    let sink: Sink = Arc::<Trace>::clone(&trace);
+    let result = build(settings, namespace, &sink, cancel);
+    let bytes = trace.file(path, settings.trace_parent.as_ref(), result.as_ref().map_err(Failure::error));
+    match (files::write(path, &bytes), &result) {
+        (Err(failure), Ok(_)) => Err(failure),
+        (Err(failure), Err(_)) => {
+            // The build's own failure is what has to be told; this one comes before it.
+            let error = failure.into_error();
+            let text =
+                error.causes().into_iter().fold(error.message, |text, cause| format!("{text}: {cause}"));
+            view.event(Event::Warning { text, place: None });
+            result
+        }
+        (Ok(()), _) => result,
+    }
+}
+
+fn build(settings: &Settings, namespace: BuildNamespace, sink: &Sink, cancel: &Cancel) -> Outcome<Receipt> {
+    let config = engine_config(settings, namespace, sink)?;
+    let receipt = kiln::build(&config, &settings.request, sink, cancel)?;
     if let Some(path) = &settings.metadata_file {
         files::write(path, metadata(&receipt).as_bytes())?;
     }

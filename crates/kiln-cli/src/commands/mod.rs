@@ -4,6 +4,9 @@ mod build;
 mod cache;
 mod check;
 mod documents;
+mod du;
+mod explain;
+mod history;
 mod images;
 mod prune;
 mod registry;
@@ -26,9 +29,12 @@ pub(crate) fn run(command: Subcommands, env: &Env, terminal: Terminal) -> Outcom
     match command {
         Subcommands::Build(args) => build::run(&args, env, terminal),
         Subcommands::Check(args) => check::run(&args, env, terminal),
+        Subcommands::Explain(args) => explain::run(&args, env),
+        Subcommands::History(args) => history::run(&args, env),
         Subcommands::Images(args) => images::list(&args, env),
         Subcommands::Rmi(args) => images::remove(&args, env),
         Subcommands::Prune(args) => prune::run(&args, env),
+        Subcommands::Du(args) => du::run(&args, env),
         Subcommands::Cache(command) => cache::run(&command, env),
         Subcommands::Registry(RegistryCommand::Serve(args)) => registry::serve(&args),
         Subcommands::Completions(args) => documents::completions(&args),

@@ -12,7 +12,6 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Clock, Out, View};
-use crate::report;
 
 /// Shows a build as JSON lines.
 pub(crate) struct Json {
@@ -78,7 +77,7 @@ fn of_error(error: &Error) -> Value {
         "kind": kind(error.kind),
         "message": error.message,
         "place": place,
-        "causes": report::causes(error),
+        "causes": error.causes(),
         "output": error.tail,
         "hints": error.hints,
         "also": error.also.iter().map(of_error).collect::<Vec<_>>(),

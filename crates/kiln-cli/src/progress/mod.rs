@@ -32,10 +32,10 @@ pub(crate) type Out = Box<dyn Write + Send>;
 
 /// Shows a build from its first event to its end.
 pub(crate) trait View: ProgressSink {
-    /// Shows that the build ended well; nothing comes after it.
+    /// Shows that the build ended well; nothing comes after it but warnings about the store.
     fn finish(&self, receipt: &Receipt);
 
-    /// Shows that the build failed; nothing comes after it.
+    /// Shows that the build failed; nothing comes after it but warnings about the store.
     fn fail(&self, error: &Error);
 }
 

@@ -3,10 +3,12 @@
 //! ```toml
 //! [defaults]
 //! store = "/cache/kiln"
+//! keep-storage = "20GiB"
 //! compression = "zstd"
 //! compression-level = 3
 //! isolation = "userns"
 //! jobs = 4
+//! cache-ignore-umask = true
 //! progress = "plain"
 //!
 //! [registry."docker.io"]
@@ -27,7 +29,7 @@ use serde::{Deserialize, Deserializer};
 use super::unreadable;
 use crate::env::{self, Env};
 use crate::failure::Outcome;
-use crate::value::{Compression, Isolation, ProgressMode};
+use crate::value::{self, Compression, Isolation, ProgressMode};
 
 /// Settings for every user of the machine.
 const SYSTEM: &str = "/etc/kiln/config.toml";
@@ -47,6 +49,9 @@ pub(crate) struct Config {
 pub(crate) struct Defaults {
     /// For `--store`.
     pub(crate) store: Option<PathBuf>,
+    /// For `--keep-storage`.
+    #[serde(deserialize_with = "size")]
+    pub(crate) keep_storage: Option<u64>,
     /// For `--compression`.
     #[serde(deserialize_with = "choice")]
     pub(crate) compression: Option<Compression>,
@@ -57,6 +62,8 @@ pub(crate) struct Defaults {
     pub(crate) isolation: Option<Isolation>,
     /// For `--jobs`.
     pub(crate) jobs: Option<NonZeroUsize>,
+    /// For `--cache-ignore-umask`.
+    pub(crate) cache_ignore_umask: Option<bool>,
     /// For `--progress`.
     #[serde(deserialize_with = "choice")]
     pub(crate) progress: Option<ProgressMode>,
@@ -72,6 +79,14 @@ fn choice<'de, D: Deserializer<'de>, T: ValueEnum>(deserializer: D) -> Result<Op
             .collect();
         serde::de::Error::custom(format!("`{word}` is not one of {}", known.join(", ")))
     })
+}
+
+/// Reads a size in the words of the option.
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let word = String::deserialize(deserializer)?;
+    value::size(&word)
+        .map(Some)
+        .map_err(|why| serde::de::Error::custom(format!("`{word}` is no size: {why}")))
 }
 
 impl Config {
@@ -105,10 +120,12 @@ impl Config {
         let level = if new.compression.is_some() { None } else { old.compression_level };
         self.defaults = Defaults {
             store: new.store.or(old.store),
+            keep_storage: new.keep_storage.or(old.keep_storage),
             compression: new.compression.or(old.compression),
             compression_level: new.compression_level.or(level),
             isolation: new.isolation.or(old.isolation),
             jobs: new.jobs.or(old.jobs),
+            cache_ignore_umask: new.cache_ignore_umask.or(old.cache_ignore_umask),
             progress: new.progress.or(old.progress),
         };
         Ok(())

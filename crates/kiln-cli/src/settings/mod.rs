@@ -20,7 +20,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use kiln::request::{
-    BuildRequest, CacheMode, ContextSource, DockerfileSource, EpochChoice, ImageLimits, IsolationChoice,
+    BuildRequest, CacheExport, CacheExtent, CacheMode, CacheTarget, ContextModes, ContextSource,
+    DockerfileSource, EpochChoice, ImageLimits, IsolationChoice,
 };
 use kiln::{Error, ErrorKind};
 
@@ -30,10 +31,13 @@ pub(crate) use registries::Registries;
 use crate::args::{BuildArgs, StoreArgs};
 use crate::env::{self, Env};
 use crate::failure::{Failure, Outcome};
+use crate::trace::Parent;
 use crate::value::{self, BuildArg, Compression, Elsewhere, ProgressMode};
 
 /// Build arguments that BuildKit gives to every RUN and keeps out of the image, in both cases.
 const PROXY_ARGUMENTS: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
+/// The build argument that asks for a cache inside the image.
+const INLINE_CACHE: &str = "BUILDKIT_INLINE_CACHE";
 /// Where root keeps the store.
 const ROOT_STORE: &str = "/var/lib/kiln";
 
@@ -53,6 +57,8 @@ pub(crate) struct Settings {
     pub(crate) request: BuildRequest,
     /// Directory of the store.
     pub(crate) store: PathBuf,
+    /// Bytes that the store is brought down to after the build.
+    pub(crate) keep_storage: Option<u64>,
     /// How registries are reached.
     pub(crate) registries: Registries,
     /// How progress is shown.
@@ -61,6 +67,10 @@ pub(crate) struct Settings {
     pub(crate) metadata_file: Option<PathBuf>,
     /// Where the image id is written.
     pub(crate) iidfile: Option<PathBuf>,
+    /// Where a trace is written.
+    pub(crate) trace: Option<PathBuf>,
+    /// What the trace is a part of.
+    pub(crate) trace_parent: Option<Parent>,
 }
 
 impl Settings {
@@ -88,8 +98,12 @@ impl Settings {
             tags,
             outputs,
             compression: compression(args, defaults)?,
+            force_compression: args.force_compression || args.output.iter().any(|output| output.force),
             cache: if args.no_cache { CacheMode::WriteOnly } else { CacheMode::ReadWrite },
             cache_ttl: args.cache_ttl,
+            modes: modes(args, env, defaults)?,
+            cache_from: args.cache_from.clone(),
+            cache_to: cache_to(args, &build_args),
             pull: args.pull,
             source_date_epoch: source_date_epoch(args, &build_args, env),
             isolation: args.isolation.or(defaults.isolation).map_or(IsolationChoice::Auto, Into::into),
@@ -112,9 +126,12 @@ impl Settings {
             registries: Registries::resolve(args, &request.tags, env, config),
             request,
             store: store(&args.store, env, defaults, process)?,
+            keep_storage: keep_storage(args, env, defaults)?,
             progress: progress(args, defaults),
             metadata_file: args.metadata_file.clone(),
             iidfile: args.iidfile.clone(),
+            trace: args.trace.clone().or_else(|| env.path(env::KILN_TRACE)),
+            trace_parent: env.text(env::TRACEPARENT).and_then(|text| Parent::parse(&text)),
         })
     }
 
@@ -136,6 +153,24 @@ pub(crate) fn store(args: &StoreArgs, env: &Env, defaults: &Defaults, process: P
             .hint("name a directory with `--store DIR` or the variable KILN_STORE")
             .into()
     })
+}
+
+/// Returns the budget of the store. A variable that makes no sense is an error: a disk that runs full is noticed late.
+fn keep_storage(args: &BuildArgs, env: &Env, defaults: &Defaults) -> Outcome<Option<u64>> {
+    let name = env::KILN_KEEP_STORAGE;
+    let variable = || {
+        env.text(name)
+            .map(|text| {
+                value::size(&text).map_err(|why| {
+                    Failure::usage(format!("the variable {name} is `{text}`: {why}"), "unset it for no limit")
+                })
+            })
+            .transpose()
+    };
+    match args.keep_storage {
+        Some(size) => Ok(Some(size)),
+        None => Ok(variable()?.or(defaults.keep_storage)),
+    }
 }
 
 fn context(path: &Path) -> Outcome<ContextSource> {
@@ -190,6 +225,17 @@ fn build_args(args: &[BuildArg], env: &Env) -> BTreeMap<String, String> {
     out
 }
 
+/// Returns the shared caches to write. `BUILDKIT_INLINE_CACHE=1` is what docker knew before `--cache-to`.
+fn cache_to(args: &BuildArgs, build_args: &BTreeMap<String, String>) -> Vec<CacheExport> {
+    let mut out = args.cache_to.clone();
+    let wanted = build_args.get(INLINE_CACHE).is_some_and(|value| matches!(value.as_str(), "1" | "true"));
+    if wanted && !out.iter().any(|export| export.target == CacheTarget::Inline) {
+        let (target, extent) = (CacheTarget::Inline, CacheExtent::Min);
+        out.push(CacheExport { target, extent, is_strict: false });
+    }
+    out
+}
+
 /// Returns the proxies among the build arguments under both of the names that programs look for.
 fn proxy_args(build_args: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let mut out = BTreeMap::new();
@@ -217,6 +263,23 @@ fn source_date_epoch(
     let given = build_args.get(env::SOURCE_DATE_EPOCH).filter(|value| !value.is_empty()).cloned();
     // A word that nothing has for a name is an error of the build, which knows the stages.
     value::epoch(&given.or_else(|| env.text(env::SOURCE_DATE_EPOCH))?).ok()
+}
+
+/// Tells which modes the files of contexts have. A variable with any other word than these is a mistake to be told.
+fn modes(args: &BuildArgs, env: &Env, defaults: &Defaults) -> Outcome<ContextModes> {
+    let variable = match env.text(env::KILN_CACHE_IGNORE_UMASK).as_deref() {
+        None => None,
+        Some("1" | "true") => Some(true),
+        Some("0" | "false") => Some(false),
+        Some(other) => {
+            return Err(Failure::usage(
+                format!("the variable {} is `{other}`", env::KILN_CACHE_IGNORE_UMASK),
+                "set it to `true` or `false`",
+            ));
+        }
+    };
+    let usual = args.cache_ignore_umask || variable.or(defaults.cache_ignore_umask).unwrap_or(false);
+    Ok(if usual { ContextModes::Usual } else { ContextModes::OnDisk })
 }
 
 fn compression(args: &BuildArgs, defaults: &Defaults) -> Outcome<kiln::request::CompressionChoice> {

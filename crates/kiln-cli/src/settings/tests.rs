@@ -53,6 +53,18 @@ fn a_plain_build_keeps_the_image_in_the_store() {
 }
 
 #[test]
+fn an_inline_cache_has_two_names() {
+    let targets = |line: &[&str]| -> Vec<kiln::request::CacheTarget> {
+        resolve(&[line, &["/"]].concat()).request.cache_to.into_iter().map(|export| export.target).collect()
+    };
+    let inline = || CacheTarget::Inline;
+    assert_eq!(targets(&["--cache-to", "type=inline"]), [inline()]);
+    assert_eq!(targets(&["--build-arg", "BUILDKIT_INLINE_CACHE=1"]), [inline()]);
+    assert_eq!(targets(&["--build-arg", "BUILDKIT_INLINE_CACHE=1", "--cache-to", "type=inline"]), [inline()]);
+    assert_eq!(targets(&["--build-arg", "BUILDKIT_INLINE_CACHE=0"]), []);
+}
+
+#[test]
 fn outputs_become_files_directories_and_pushes() {
     use kiln::request::Output;
     let path = |text: &str| Destination::Path(text.into());
@@ -208,7 +220,7 @@ fn mistakes_in_the_file_name_the_file_and_the_key() {
         assert!(text.contains("`/etc/x.toml`") && text.contains(expect), "{text}");
     };
     check("[defaults]\nstroe = \"/x\"", "stroe");
-    check("[defaults]\ncompression = \"lzma\"", "`lzma` is not one of gzip, zstd, uncompressed");
+    check("[defaults]\ncompression = \"lzma\"", "`lzma` is not one of gzip, estargz, zstd, uncompressed");
     check("[defaults]\njobs = 0", "nonzero");
     check("[registrys]", "registrys");
 }
@@ -248,4 +260,34 @@ fn registries_come_from_options_and_file() {
         files,
         ["/docker/config.json", "/run/me/containers/auth.json", "/home/me/.config/containers/auth.json"]
     );
+}
+
+#[test]
+fn the_umask_is_ignored_by_option_variable_or_configuration() {
+    use kiln::request::ContextModes::{OnDisk, Usual};
+    let set = config("[defaults]\ncache-ignore-umask = true\n");
+    let check = |line: &[&str], variable: &str, config: &Config, expect| {
+        let env = Env::of([("HOME", "/home/me"), ("KILN_CACHE_IGNORE_UMASK", variable)]);
+        let settings = resolve_with(&[line, &["/"]].concat(), &env, config).unwrap();
+        assert_eq!(settings.request.modes, expect, "{line:?} {variable}");
+    };
+    check(&[], "", &Config::default(), OnDisk);
+    check(&[], "", &set, Usual);
+    check(&[], "0", &set, OnDisk);
+    check(&[], "1", &Config::default(), Usual);
+    check(&["--cache-ignore-umask"], "false", &Config::default(), Usual);
+}
+
+#[test]
+fn a_budget_comes_from_the_option_the_variable_or_the_file() {
+    let file = config("[defaults]\nkeep-storage = \"3KiB\"\n");
+    let home = ("HOME", "/home/me");
+    let check = |line: &[&str], env: &Env, config: &Config, expect: Option<u64>| {
+        let settings = resolve_with(&[line, &["/"]].concat(), env, config).unwrap();
+        assert_eq!(settings.keep_storage, expect);
+    };
+    check(&[], &Env::of([home]), &Config::default(), None);
+    check(&[], &Env::of([home]), &file, Some(3 << 10));
+    check(&[], &Env::of([home, ("KILN_KEEP_STORAGE", "2k")]), &file, Some(2 << 10));
+    check(&["--keep-storage", "1k"], &Env::of([home, ("KILN_KEEP_STORAGE", "x")]), &file, Some(1 << 10));
 }

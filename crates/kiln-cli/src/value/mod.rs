@@ -2,8 +2,11 @@
 //!
 //! Nothing here looks at files, the environment or other options: that is the work of `settings`.
 
+mod cache;
 mod call;
+mod filter;
 mod grants;
+mod history;
 mod output;
 mod pairs;
 
@@ -16,8 +19,11 @@ use kiln::address::{self, GitAddress, Short, Url};
 use kiln::oci::{Platform, Reference};
 use kiln::request::{CompressionChoice, EpochChoice, IsolationChoice, NamedContext};
 
+pub(crate) use cache::{cache_from, cache_to};
 pub(crate) use call::{Call, CallFormat, Method, call};
+pub(crate) use filter::{Filter, filter};
 pub(crate) use grants::{SecretFrom, SecretSpec, SshSpec, entitlement, secret, ssh};
+pub(crate) use history::{BuildNumber, RecordFormat, build_number};
 pub(crate) use output::{OutputKind, OutputSpec, output};
 pub(crate) use pairs::{BuildArg, annotation, build_arg, label};
 
@@ -44,6 +50,8 @@ pub(crate) enum ProgressMode {
 pub(crate) enum Compression {
     /// Understood by every container runtime
     Gzip,
+    /// gzip whose files can be fetched one by one, for runtimes with the stargz snapshotter
+    Estargz,
     /// Smaller and faster; needs a runtime of 2021 or later
     Zstd,
     /// No compression
@@ -112,6 +120,7 @@ pub(crate) fn compression(kind: Compression, level: Option<u8>) -> Parsed<Compre
     };
     match kind {
         Compression::Gzip => Ok(CompressionChoice::Gzip(within(1..=9, "gzip")?)),
+        Compression::Estargz => Ok(CompressionChoice::Estargz(within(1..=9, "estargz")?)),
         Compression::Zstd => Ok(CompressionChoice::Zstd(within(1..=22, "zstd")?)),
         Compression::Uncompressed if level.is_some() => {
             Err("there is no level of compression without compression".to_owned())
@@ -269,6 +278,12 @@ pub(crate) fn duration(text: &str) -> Parsed<Duration> {
     if text.is_empty() { Err(expected()) } else { Ok(Duration::from_secs(seconds)) }
 }
 
+/// Parses a size such as `512MiB`; units are powers of 1024, as in Docker.
+pub(crate) fn size(text: &str) -> Parsed<u64> {
+    kiln::dockerfile::instruction::parse_size(text)
+        .ok_or_else(|| "expected a size such as `512MiB` or `10GiB`".to_owned())
+}
+
 /// Puts pairs in order; of two with one key the last wins.
 pub(crate) fn last_wins<V: Clone>(pairs: &[(String, V)]) -> BTreeMap<String, V> {
     pairs.iter().cloned().collect()
@@ -375,6 +390,10 @@ mod tests {
         assert_eq!(compression(Compression::Gzip, Some(9)), Ok(CompressionChoice::Gzip(Some(9))));
         assert_eq!(compression(Compression::Zstd, None), Ok(CompressionChoice::Zstd(None)));
         assert_eq!(compression(Compression::Gzip, Some(10)).unwrap_err(), "gzip has levels 1 to 9, not 10");
+        assert_eq!(
+            compression(Compression::Estargz, Some(0)).unwrap_err(),
+            "estargz has levels 1 to 9, not 0"
+        );
         assert!(compression(Compression::Uncompressed, Some(1)).is_err());
     }
 }

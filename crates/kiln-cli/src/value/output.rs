@@ -64,6 +64,8 @@ pub(crate) struct OutputSpec {
     pub(crate) compression: Option<Compression>,
     /// Level of the compression.
     pub(crate) level: Option<u8>,
+    /// Whether layers of the base image are converted.
+    pub(crate) force: bool,
     /// Annotations of the manifest.
     pub(crate) annotations: BTreeMap<String, String>,
 }
@@ -79,6 +81,7 @@ impl OutputSpec {
             names: Vec::new(),
             compression: None,
             level: None,
+            force: false,
             annotations: BTreeMap::new(),
         }
     }
@@ -166,16 +169,17 @@ fn attribute(spec: &mut OutputSpec, key: &str, value: &str) -> Parsed<()> {
         "compression" => {
             spec.compression = Some(
                 Compression::from_str(value, true)
-                    .map_err(|_| "gzip, zstd and uncompressed are known".to_owned())?,
+                    .map_err(|_| "gzip, estargz, zstd and uncompressed are known".to_owned())?,
             );
         }
-        "compression-level" => spec.level = Some(value.parse().map_err(|_| "not a level".to_owned())?),
+        "compression-level" => {
+            spec.level = Some(value.parse().map_err(|_| "a level is a number, such as 3".to_owned())?);
+        }
         "oci-mediatypes" | "rewrite-timestamp" | "store" if boolean(value)? => {}
         "oci-mediatypes" => return Err("kiln writes OCI media types only".to_owned()),
         "rewrite-timestamp" => return Err("kiln cuts times whenever there is a source date epoch".to_owned()),
         "store" => return Err("kiln always keeps what it built".to_owned()),
-        "force-compression" if !boolean(value)? => {}
-        "force-compression" => return Err("kiln leaves layers of base images as they are".to_owned()),
+        "force-compression" => spec.force = boolean(value)?,
         other => {
             let meant = match kiln::dockerfile::suggest(other, &ATTRIBUTES) {
                 Some(nearest) => format!("did you mean `{nearest}`?"),
@@ -277,11 +281,13 @@ mod tests {
 
     #[test]
     fn names_with_commas_are_quoted() {
-        let spec =
-            output("type=image,\"name=a,b.example/c:1\",compression=zstd,compression-level=3").unwrap();
+        let spec = output(
+            "type=image,\"name=a,b.example/c:1\",compression=zstd,compression-level=3,force-compression=true",
+        )
+        .unwrap();
         let names: Vec<String> = spec.names.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["docker.io/library/a:latest", "b.example/c:1"]);
-        assert_eq!((spec.compression, spec.level), (Some(Compression::Zstd), Some(3)));
+        assert_eq!((spec.compression, spec.level, spec.force), (Some(Compression::Zstd), Some(3), true));
         let spec = output("type=image,annotation.org.example.a=b=c").unwrap();
         assert_eq!(spec.annotations["org.example.a"], "b=c");
     }
@@ -303,10 +309,12 @@ mod tests {
         check("type=image,dest=x", "writes no file");
         check("type=local,dest=-", "use `type=tar`");
         check("type=oci,tar=false,dest=-", "leave `tar=false` out");
+        check("type=oci,dest=x,compression-level=high", "a level is a number");
+        check("type=oci,dest=x,force-compression=maybe", "expected `true` or `false`");
         check("type=oci,tar=maybe,dest=x", "expected `true` or `false`");
         check("type=docker,tar=false,dest=x", "only for `type=oci`");
         check("type=image,oci-mediatypes=false", "OCI media types only");
-        check("type=oci,dest=x,compression=estargz", "gzip, zstd and uncompressed");
+        check("type=oci,dest=x,compression=lzma", "gzip, estargz, zstd and uncompressed");
         check("type=oci,dest", "`dest` is not KEY=VALUE");
         check("type=image,\"name=a", "not closed");
     }

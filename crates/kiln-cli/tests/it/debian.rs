@@ -39,9 +39,10 @@ CMD ["--serve"]
 const MAIN: &str = "#include <stdio.h>\nint main(void) { puts(\"app \" VERSION); return 0; }\n";
 
 /// A registry of the distribution, ended with the test.
-struct DistributionRegistry {
+pub(crate) struct DistributionRegistry {
     child: Child,
-    host: String,
+    /// Host and port.
+    pub(crate) host: String,
 }
 
 impl Drop for DistributionRegistry {
@@ -51,7 +52,8 @@ impl Drop for DistributionRegistry {
     }
 }
 
-fn start_registry(program: &Path, dir: &Path) -> DistributionRegistry {
+/// Starts one that keeps its content in `dir`.
+pub(crate) fn start_registry(program: &Path, dir: &Path) -> DistributionRegistry {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let config = dir.join("registry.yml");
     let data = dir.join("registry");

@@ -132,3 +132,31 @@ fn results_grow_too_old() {
     assert!(!cached(&build(&env, &["--cache-ttl", "1s"]), "COPY a"));
     assert!(cached(&build(&env, &["--cache-ttl", "1h"]), "COPY a"));
 }
+
+#[test]
+fn another_compression_converts_what_is_there() {
+    let env = crate::env();
+    env.write("ctx/Dockerfile", "FROM scratch\nCOPY a /\nCOPY b /\n");
+    env.write("ctx/a", "a".repeat(100_000));
+    env.write("ctx/b", (0..20_000).map(|n| n.to_string()).collect::<String>());
+    let choices: [&[&str]; 4] = [
+        &["--compression", "gzip"],
+        &["--compression", "gzip", "--compression-level", "9"],
+        &["--compression", "zstd"],
+        &["--compression", "uncompressed"],
+    ];
+    let digest = |store: &str, choice: &[&str]| {
+        let built = build(&env, &[choice, &["--store", store]].concat());
+        (built.ok().to_owned(), cached(&built, "COPY a") && cached(&built, "COPY b"))
+    };
+    let fresh = |at: usize| env.root.join(format!("home/fresh-{at}")).to_str().unwrap().to_owned();
+    let expected: Vec<String> =
+        choices.iter().enumerate().map(|(at, choice)| digest(&fresh(at), choice).0).collect();
+    let shared = env.root.join("home/shared").to_str().unwrap().to_owned();
+    for (at, choice) in choices.iter().enumerate() {
+        assert_eq!(digest(&shared, choice), (expected[at].clone(), at > 0), "{choice:?}");
+    }
+    for (at, choice) in choices.iter().enumerate().rev() {
+        assert_eq!(digest(&shared, choice), (expected[at].clone(), true), "{choice:?}, the second time");
+    }
+}

@@ -173,12 +173,12 @@ fn build_arguments_that_do_nothing_are_told() {
         "--build-arg",
         "TARGETARCH=y",
         "--build-arg",
-        "BUILDKIT_INLINE_CACHE=1",
+        "BUILDKIT_MULTI_PLATFORM=1",
         "ctx",
     ]);
     told.ok();
     assert!(told.stderr.contains("no ARG declares the build argument `VERSON`; did you mean `VERSION`?"));
-    assert!(told.stderr.contains("`BUILDKIT_INLINE_CACHE` has no effect in kiln"));
+    assert!(told.stderr.contains("`BUILDKIT_MULTI_PLATFORM` has no effect in kiln"));
     assert!(!told.stderr.contains("HTTP_PROXY") && !told.stderr.contains("TARGETARCH"), "{}", told.stderr);
 }
 

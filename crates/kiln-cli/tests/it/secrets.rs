@@ -174,7 +174,7 @@ fn no_secret_is_found_anywhere_afterwards() {
                 "FROM {base}\n\
                  RUN --mount=type=secret,id=f,target=/etc/deep/f --mount=type=secret,id=v,env=V sh -c 'test \"$(cat /etc/deep/f)\" = hunter2-of-the-f\"\"ile && test -n \"$V\"'\n\
                  RUN --mount=type=secret,id=v --mount=type=cache,target=/c --mount=type=tmpfs,target=/t cp /run/secrets/v /t/ && ls /c > /listing\n\
-                 RUN --mount=type=secret,id=f,env=F --mount=type=secret,id=v,env=V {last}\n"
+                 RUN --mount=type=secret,id=f,env=F --mount=type=secret,id=v,env=V echo \"$F\"; printf %s \"$V\" >&2; {last}\n"
             )
         };
         let mut logs = String::new();
@@ -232,6 +232,8 @@ fn no_secret_is_found_anywhere_afterwards() {
         assert!(request.contains("elsewhere/file") && request.contains("***"), "{request}");
         logs += &request;
         assert!(!logs.contains(file) && !logs.contains(variable), "{logs}");
+        // The last command prints both in each of four builds, and the error of those that fail repeats it.
+        assert!(logs.matches("***").count() >= 12, "{logs}");
         let needles = [file.as_bytes(), variable.as_bytes()];
         let mut found = Vec::new();
         search(&env.root.join("home"), &needles, &mut found);

@@ -210,8 +210,14 @@ mod tests {
 
     fn block(data: &[u8]) -> Block {
         let mut block = Block::new(0, data.len());
-        block.room(data.len()).copy_from_slice(data);
-        block.advance(data.len());
+        let mut left = data;
+        while !left.is_empty() {
+            let room = block.room(data.len());
+            let count = room.len().min(left.len());
+            room[..count].copy_from_slice(&left[..count]);
+            block.advance(count);
+            left = &left[count..];
+        }
         block
     }
 

@@ -22,6 +22,8 @@ use crate::{Digest, Hasher};
 
 /// Size of a chunk: large enough that handing it over costs nothing, small enough to stay in the cache.
 const CHUNK: usize = 256 * 1024;
+/// What a chunk begins with: most layers of a build with hundreds of steps need no more.
+const FIRST: usize = 8 * 1024;
 /// Chunks that wait between two threads.
 const QUEUE: usize = 4;
 /// Expansion that is never suspicious, because a short stream has no meaningful ratio.
@@ -190,6 +192,27 @@ enum Codec<R: Read> {
     Xz(Box<XzReader<Source<R>>>),
 }
 
+/// Gives the uncompressed bytes of a layer to `take`, without hashing them; at most `limit` are accepted.
+pub(super) fn decompress(
+    source: impl Read,
+    max_ratio: Option<u64>,
+    limit: u64,
+    mut take: impl FnMut(&[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut decoder = Decoder::new(source, Form::Layer, max_ratio)?;
+    let mut chunk = Vec::new();
+    loop {
+        chunk = decoder.chunk(chunk)?;
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        if decoder.produced > limit {
+            return Err(Error::Limit { what: "bytes", limit });
+        }
+        take(&chunk)?;
+    }
+}
+
 impl<R: Read> Decoder<R> {
     fn new(source: R, form: Form, max_ratio: Option<u64>) -> Result<Self, Error> {
         let mut source = BufReader::with_capacity(CHUNK / 2, Counting { inner: source, count: 0 });
@@ -221,9 +244,13 @@ impl<R: Read> Decoder<R> {
 
     /// Returns the next chunk, full except at the end of the stream.
     fn chunk(&mut self, mut chunk: Vec<u8>) -> Result<Vec<u8>, Error> {
-        chunk.resize(CHUNK, 0);
+        chunk.resize(chunk.capacity().clamp(FIRST, CHUNK), 0);
         let mut filled = 0;
-        while let Some(room) = chunk.get_mut(filled..).filter(|r| !r.is_empty()) {
+        loop {
+            if filled == chunk.len() && filled < CHUNK {
+                chunk.resize((4 * filled).min(CHUNK), 0);
+            }
+            let Some(room) = chunk.get_mut(filled..).filter(|r| !r.is_empty()) else { break };
             match self.read(room) {
                 Ok(0) => break,
                 Ok(n) => filled += n,

@@ -167,6 +167,18 @@ impl EntryPath {
         Self(out)
     }
 
+    /// Returns the path from the directory `top` to this; `None` if this is not below it.
+    #[must_use]
+    pub fn below(&self, top: &Self) -> Option<Self> {
+        let rest = self.0.strip_prefix(top.as_bytes())?;
+        match rest.split_first() {
+            Some((b'/', rest)) if !top.is_root() => Some(Self(rest.to_vec())),
+            None => Some(Self::root()),
+            _ if top.is_root() => Some(self.clone()),
+            _ => None,
+        }
+    }
+
     /// Tells whether this is `ancestor` or something below it.
     #[must_use]
     pub fn starts_with(&self, ancestor: &Self) -> bool {
@@ -397,6 +409,19 @@ mod tests {
         paths.sort();
         let shown: Vec<_> = paths.iter().map(ToString::to_string).collect();
         assert_eq!(shown, [".", "a", "a/b", "a/b/c", "a-b", "a.b"]);
+    }
+
+    #[test]
+    fn a_path_is_taken_from_below_a_directory() {
+        let path = |p: &str| EntryPath::new(p).unwrap();
+        let check = |it: &str, top: &str, expect: Option<&str>| {
+            assert_eq!(path(it).below(&path(top)), expect.map(path), "{it} below {top}");
+        };
+        check("a/b/c", "a", Some("b/c"));
+        check("a/b", "", Some("a/b"));
+        check("a", "a", Some(""));
+        check("a-b", "a", None);
+        check("a", "a/b", None);
     }
 
     #[test]

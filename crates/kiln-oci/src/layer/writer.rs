@@ -3,9 +3,10 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 
+use super::decompress::decompress;
 use super::header::{self, BLOCK, padding};
 use super::pack::Packer;
-use super::{Entry, Error, Kind};
+use super::{Entry, Error, Kind, Limits};
 use crate::{Descriptor, Digest, MediaType};
 
 /// How a layer is compressed.
@@ -63,6 +64,51 @@ pub enum Precision {
     Seconds,
     /// All of it, in a record where the fraction is not zero.
     Nanoseconds,
+}
+
+/// Writes the layer that `source` holds in another compression, in one pass. The uncompressed stream stays as it is to its
+/// last byte, and so does the diff id, which the caller compares with the one that the layer ought to have.
+///
+/// # Errors
+/// When the source fails, is no layer or is beyond `limits`, when the sink fails, or the library refuses the level.
+pub fn recompress<W: Write>(
+    source: impl Read,
+    sink: W,
+    compression: Compression,
+    workers: usize,
+    limits: Limits,
+) -> Result<Finished<W>, Error> {
+    let mut packer = Packer::new(sink, compression, workers)?;
+    decompress(source, limits.max_ratio, limits.max_unpacked, |bytes| packer.put(bytes))?;
+    finished(packer)
+}
+
+fn finished<W: Write>(packer: Packer<W>) -> Result<Finished<W>, Error> {
+    let compression = packer.compression();
+    let outcome = packer.finish()?;
+    Ok(Finished {
+        diff_id: outcome.diff_id,
+        descriptor: Descriptor::new(compression.media_type(), outcome.digest, outcome.size),
+        uncompressed_size: outcome.total,
+        sink: outcome.sink,
+    })
+}
+
+/// Returns the header blocks of `entry` as [`LayerWriter`] writes them, for an archive whose content comes from elsewhere.
+///
+/// # Errors
+/// When the entry does not fit a tar header.
+pub fn tar_header(entry: &Entry) -> Result<Vec<u8>, Error> {
+    let mut header = Vec::new();
+    header::encode(entry, Precision::default(), &mut header)?;
+    Ok(header)
+}
+
+/// Returns the zeros behind a content of `size` bytes.
+#[must_use]
+pub fn tar_padding(size: u64) -> &'static [u8] {
+    const ZEROS: [u8; BLOCK] = [0; BLOCK];
+    ZEROS.get(..padding(size)).unwrap_or_default()
 }
 
 /// A layer that was written.
@@ -126,15 +172,8 @@ impl<W: Write> LayerWriter<W> {
     /// # Errors
     /// When the sink or the compression fails.
     pub fn finish(mut self) -> Result<Finished<W>, Error> {
-        let compression = self.packer.compression();
         self.packer.put(&[0; 2 * BLOCK])?;
-        let outcome = self.packer.finish()?;
-        Ok(Finished {
-            diff_id: outcome.diff_id,
-            descriptor: Descriptor::new(compression.media_type(), outcome.digest, outcome.size),
-            uncompressed_size: outcome.total,
-            sink: outcome.sink,
-        })
+        finished(self.packer)
     }
 
     fn copy(&mut self, entry: &Entry, size: u64, content: &mut dyn Read) -> Result<(), Error> {

@@ -25,7 +25,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kiln_oci::{Descriptor, Digest, Document, Reference};
-use rustls::RootCertStore;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 
@@ -144,7 +143,7 @@ pub struct Client {
 
 pub(crate) struct Shared {
     config: ClientConfig,
-    roots: RootCertStore,
+    roots: tls::LazyRoots,
     hosts: Mutex<BTreeMap<String, Arc<Host>>>,
     jitter: retry::Jitter,
     cancelled: watch::Sender<bool>,
@@ -190,7 +189,7 @@ impl Client {
             .enable_all()
             .build()
             .map_err(|source| Error::Runtime { source: Arc::new(source) })?;
-        let roots = tls::load_roots(&config.roots)?;
+        let roots = tls::LazyRoots::new(config.roots.clone())?;
         let shared = Shared {
             config,
             roots,
@@ -276,6 +275,15 @@ impl Client {
     /// When the registry cannot be reached or refuses, or `target` names another digest.
     pub fn put_document(&self, target: &Reference, document: &Document) -> Result<Descriptor, Error> {
         self.shared.block(self.shared.put_document(target, document))
+    }
+
+    /// Tells whether `target` names exactly this document at the registry itself, no mirror; a registry that does not
+    /// say counts as one that does not have it.
+    ///
+    /// # Errors
+    /// When the registry cannot be reached.
+    pub fn names_document(&self, target: &Reference, document: &Digest) -> Result<bool, Error> {
+        self.shared.block(self.shared.names_document(target, document))
     }
 
     /// Returns every tag of the repository of `reference`, in the registry's order.

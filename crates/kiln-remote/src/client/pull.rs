@@ -221,14 +221,14 @@ fn text_of<'h>(head: &'h Head, name: &str) -> Option<&'h str> {
     head.headers.get(name)?.to_str().ok()
 }
 
-fn accept_documents(headers: &mut HeaderMap) {
+pub(crate) fn accept_documents(headers: &mut HeaderMap) {
     for media_type in MediaType::MANIFESTS {
         headers.append(ACCEPT, HeaderValue::from_static(media_type));
     }
 }
 
 /// Reads a descriptor off the headers of a `HEAD`, when they say everything.
-fn descriptor_of(headers: &HeaderMap) -> Option<Descriptor> {
+pub(crate) fn descriptor_of(headers: &HeaderMap) -> Option<Descriptor> {
     let text = |name: &str| headers.get(name)?.to_str().ok();
     let media_type = MediaType::new(text(CONTENT_TYPE.as_str())?);
     if !media_type.is_index() && !media_type.is_manifest() {

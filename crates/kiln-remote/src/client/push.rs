@@ -10,7 +10,7 @@ use super::Shared;
 use super::auth::{self, Scopes};
 use super::call::{Address, Trust};
 use super::location;
-use super::pull::{asked, check_digest};
+use super::pull::{accept_documents, asked, check_digest, descriptor_of};
 use crate::error::{Error, ErrorKind};
 
 impl Shared {
@@ -26,6 +26,22 @@ impl Shared {
             StatusCode::NOT_FOUND => Ok(false),
             _ => Err(self.failure(&call.asked, answer).await),
         }
+    }
+
+    pub(crate) async fn names_document(&self, target: &Reference, document: &Digest) -> Result<bool, Error> {
+        let name = target.tag().unwrap_or(document.as_str());
+        let asked = asked("check manifest", target, name);
+        let place = self.origin(target)?;
+        let mut call = place.call(&asked, Method::HEAD, &format!("manifests/{name}"));
+        accept_documents(&mut call.headers);
+        // The upload that may follow needs the same token.
+        call.scopes = Scopes::push(&place.repository);
+        let answer = self.send(&place.host, &call).await?;
+        // Whatever else the registry says, the push that follows finds out, and reports it as what it is.
+        if answer.status() != StatusCode::OK {
+            return Ok(false);
+        }
+        Ok(descriptor_of(answer.headers()).is_some_and(|found| found.digest == *document))
     }
 
     pub(crate) async fn mount(

@@ -1,7 +1,7 @@
 //! TLS for both ends: one provider, chosen here and nowhere else.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -44,8 +44,33 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Reads every authority that holds for all hosts.
-pub(crate) fn load_roots(roots: &Roots) -> Result<RootCertStore, Error> {
+/// The authorities that hold for all hosts, read when the first host needs them: a local registry needs none.
+#[derive(Debug)]
+pub(crate) struct LazyRoots {
+    roots: Roots,
+    loaded: OnceLock<RootCertStore>,
+}
+
+impl LazyRoots {
+    /// Reads the files that were named, so that a mistake in their names is told at once.
+    pub(crate) fn new(roots: Roots) -> Result<Self, Error> {
+        let lazy = Self { roots, loaded: OnceLock::new() };
+        if !lazy.roots.files.is_empty() {
+            lazy.get()?;
+        }
+        Ok(lazy)
+    }
+
+    fn get(&self) -> Result<&RootCertStore, Error> {
+        if let Some(loaded) = self.loaded.get() {
+            return Ok(loaded);
+        }
+        let store = load_roots(&self.roots)?;
+        Ok(self.loaded.get_or_init(|| store))
+    }
+}
+
+fn load_roots(roots: &Roots) -> Result<RootCertStore, Error> {
     let mut store = RootCertStore::empty();
     if roots.embedded {
         store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
@@ -84,7 +109,7 @@ fn certificates(file: &Path, host: &str) -> Result<Vec<CertificateDer<'static>>,
 pub(crate) fn client_config(
     host: &str,
     config: &HostConfig,
-    shared: &RootCertStore,
+    shared: &LazyRoots,
 ) -> Result<ClientConfig, Error> {
     let fail = |reason: String| Error::Config { host: host.to_owned(), reason };
     let provider = provider();
@@ -94,7 +119,7 @@ pub(crate) fn client_config(
     let builder = if config.insecure || config.skip_tls_verify {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
     } else {
-        let mut roots = shared.clone();
+        let mut roots = shared.get()?.clone();
         if let Some(ca) = &config.ca {
             add_file(&mut roots, ca, host)?;
         }

@@ -18,7 +18,6 @@ use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::RootCertStore;
 use tokio::net::TcpStream;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tower_service::Service;
@@ -79,7 +78,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(name: &str, config: &ClientConfig, roots: &RootCertStore) -> Result<Self, Error> {
+    pub(crate) fn new(name: &str, config: &ClientConfig, roots: &tls::LazyRoots) -> Result<Self, Error> {
         let tls = tls::client_config(name, config.hosts.get(name), roots)?;
         let connector = Connector::new(name, tls, &config.proxy, config.timeouts.connect)?;
         let pool = Pool::builder(TokioExecutor::new())

@@ -70,7 +70,7 @@ fn prepare(isolation: &Isolation, spec: &ExecSpec) -> Result<Stage, Error> {
                 "{} layers are more than the {MOST_LAYERS} that the kernel takes",
                 spec.lower.len()
             ))
-            .hint("squash the base image"));
+            .hint("join RUN instructions, or copy the result of a stage into another"));
     }
     let mapping = match isolation.ids {
         Ids::Idmapped { base, count } => Some(mapping_namespace(base, count)?),

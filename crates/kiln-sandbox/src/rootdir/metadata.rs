@@ -76,6 +76,8 @@ pub struct Metadata {
     pub size: u64,
     /// Last change of the content.
     pub modified: Time,
+    /// Last change of content or attributes; no call sets it.
+    pub changed: Time,
     /// Major number of a device file.
     pub major: u32,
     /// Minor number of a device file.
@@ -98,6 +100,7 @@ impl Metadata {
             gid: stat.st_gid,
             size: stat.st_size as u64,
             modified: Time { seconds: stat.st_mtime as i64, nanoseconds: stat.st_mtime_nsec as u32 },
+            changed: Time { seconds: stat.st_ctime as i64, nanoseconds: stat.st_ctime_nsec as u32 },
             major: rustix::fs::major(stat.st_rdev),
             minor: rustix::fs::minor(stat.st_rdev),
             device: stat.st_dev as u64,

@@ -7,6 +7,7 @@
 //!
 //! Owners are ids of the disk: see [`crate::Isolation::disk_id`].
 
+mod folder;
 mod metadata;
 mod resolve;
 mod xattr;
@@ -23,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
+pub use folder::{Folder, Names, metadata_of};
 pub use metadata::{DirEntry, Kind, Metadata, Node, Time};
 pub use resolve::Escape;
 

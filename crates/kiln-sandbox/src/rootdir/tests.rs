@@ -187,3 +187,31 @@ fn walking_by_hand_finds_what_openat2_finds() {
         }
     }
 }
+
+#[test]
+fn a_folder_follows_nothing_and_names_nothing_outside() {
+    let (scratch, root) = Scratch::new("folder");
+    write(&root, "dir/b", "b");
+    write(&root, "dir/a-b", "a-b");
+    root.create_dir(p("dir/a"), 0o755).unwrap();
+    root.symlink(&scratch.0, p("dir/out")).unwrap();
+    root.symlink(p("dir"), p("link")).unwrap();
+    let folder = root.folder(p("dir")).unwrap();
+    let names = folder.names().unwrap();
+    let shown: Vec<&[u8]> = (0..names.len()).filter_map(|index| names.get(index)).collect();
+    assert_eq!(shown, [b"a".as_slice(), b"a-b", b"b", b"out"]);
+    assert_eq!(folder.lstat(b"a").unwrap().kind, Kind::Directory);
+    assert_eq!(folder.lstat(b"out").unwrap().kind, Kind::Symlink);
+    assert_eq!(folder.readlink(b"out").unwrap(), scratch.0);
+    let mut text = String::new();
+    folder.open_file(b"b").unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text, "b");
+    assert!(folder.folder(b"a").unwrap().names().unwrap().is_empty());
+    for name in [b"..".as_slice(), b".", b"", b"a/..", b"out/outside", b"/"] {
+        assert!(folder.lstat(name).is_err() && folder.open_file(name).is_err(), "{name:?}");
+        assert!(folder.folder(name).is_err(), "{name:?}");
+    }
+    assert!(folder.folder(b"out").is_err(), "a link was followed");
+    assert!(folder.open_file(b"out").is_err(), "a link was followed");
+    assert!(root.folder(p("link")).is_err(), "a link was followed");
+}

@@ -49,6 +49,17 @@ pub(super) fn all(parent: BorrowedFd<'_>, file: &OsStr) -> Result<BTreeMap<OsStr
     Ok(attributes)
 }
 
+/// Returns one attribute with one call; absent, or unknown to the file system, is `None`.
+pub(super) fn one(parent: BorrowedFd<'_>, file: &OsStr, name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
+    let path = path_of(parent, file);
+    match grow(|buffer| rustix::fs::lgetxattr(&path, name, buffer)) {
+        Ok(value) if name == CAPABILITY => Ok(Some(without_root_id(value))),
+        Ok(value) => Ok(Some(value)),
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Turns version 3 of a file capability into version 2.
 fn without_root_id(mut value: Vec<u8>) -> Vec<u8> {
     const VERSION_3: u8 = 3;

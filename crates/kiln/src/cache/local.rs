@@ -1,14 +1,14 @@
 //! The store of this machine as a cache.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use kiln_oci::Digest;
 use kiln_oci::layer::Compression;
 
 use super::{Answer, Cache, Entry, Found};
 use crate::error::Result;
-use crate::rootfs::Origin;
+use crate::rootfs::{Origin, Packed};
 use crate::store::{Record, Store};
 
 /// Records of the store, whose layers are blobs of the store.
@@ -23,37 +23,40 @@ pub(crate) struct StoreCache<'a> {
 impl Cache for StoreCache<'_> {
     fn find(&self, key: &Digest) -> Answer {
         let Some(record) = self.store.record(key) else { return Answer::Absent };
-        if let (Some(max), Some(age)) = (self.max_age, age(&record))
+        if let (Some(max), Some(age)) = (self.max_age, record.age())
             && age > max
         {
             return Answer::Expired(age);
         }
-        let Some(packed) = record.layers.get(&self.compression.to_string()) else { return Answer::Absent };
-        if !self.store.has(&packed.descriptor) {
-            return Answer::Gone;
-        }
-        let found = Found { packed: packed.clone(), origin: Origin::Store, snapshot: record.snapshot };
+        let wanted = self.compression.to_string();
+        let there = |(_, packed): &(&String, &Packed)| self.store.has(&packed.descriptor);
+        // Another compression of the layer will do: it is converted.
+        let exact = record.layers.get_key_value(&wanted).filter(there);
+        let Some((compression, packed)) = exact.or_else(|| record.layers.iter().find(there)) else {
+            return if record.layers.is_empty() { Answer::Absent } else { Answer::Gone };
+        };
+        let found = Found {
+            packed: packed.clone(),
+            compression: compression.clone(),
+            origin: Origin::Store,
+            snapshot: record.snapshot,
+            made: Some(record.made),
+            by_content: record.by_content,
+        };
         Answer::Hit(Box::new(found))
     }
 
     fn put(&self, entry: &Entry<'_>) -> Result<()> {
         let compression = self.compression.to_string();
-        let record = |layers, snapshot: Option<&str>| Record {
-            title: entry.title.to_owned(),
-            made: now().as_secs(),
-            layers,
-            snapshot: snapshot.map(str::to_owned),
-        };
-        if !self.knows(&entry.key.operation) {
-            // Only that the operation was seen.
-            self.store.put_record(&entry.key.operation, &record(BTreeMap::new(), None))?;
-        }
-        for key in [Some(&entry.key.digest), entry.by_content].into_iter().flatten() {
+        // Under the operation, only to say that it was seen; with a layer, so that it is deleted with that.
+        let keys = [Some(&entry.key.operation), Some(&entry.key.digest), entry.by_content];
+        for key in keys.into_iter().flatten() {
             let old = self.store.record(key);
             let mut layers = BTreeMap::new();
             if let Some(old) = old {
                 let same_files = entry.snapshot.is_none_or(|new| old.snapshot.as_deref() == Some(new));
-                if old.layers.get(&compression) == Some(entry.packed) && same_files {
+                let newer = entry.made.is_some_and(|made| made > old.made);
+                if old.layers.get(&compression) == Some(entry.packed) && same_files && !newer {
                     continue;
                 }
                 layers = old.layers;
@@ -61,7 +64,11 @@ impl Cache for StoreCache<'_> {
             // The same layer in another compression may stay.
             layers.retain(|_, other| other.diff_id == entry.packed.diff_id);
             layers.insert(compression.clone(), entry.packed.clone());
-            self.store.put_record(key, &record(layers, entry.snapshot))?;
+            let mut record = Record::new(entry.title, layers);
+            record.made = entry.made.unwrap_or(record.made);
+            record.by_content = entry.by_content.cloned();
+            record.snapshot = entry.snapshot.map(str::to_owned);
+            self.store.put_record(key, &record)?;
         }
         Ok(())
     }
@@ -69,12 +76,4 @@ impl Cache for StoreCache<'_> {
     fn knows(&self, operation: &Digest) -> bool {
         self.store.record(operation).is_some()
     }
-}
-
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-fn age(record: &Record) -> Option<Duration> {
-    now().checked_sub(Duration::from_secs(record.made))
 }

@@ -1,8 +1,10 @@
 //! Where an image goes: a registry, kiln's store, a layout, an archive, a directory, a tar file.
 //!
 //! Every exporter leaves either the whole result under its name or nothing. What a user named is synced to disk
-//! before it is renamed into place.
+//! before it is renamed into place. What is there already is left alone, and the sentence about it says `unchanged`.
 
+mod archive;
+mod directory;
 mod layout;
 mod registry;
 mod rootfs;
@@ -40,9 +42,9 @@ pub(crate) fn all(job: &Job<'_>, outputs: &[Output]) -> Result<Vec<String>> {
             Output::Registry => {}
             Output::Store => told.push(store(job)?),
             Output::OciLayout { dest, tar: false } => told.push(layout::directory(job, dest)?),
-            Output::OciLayout { dest, tar: true } => told.push(layout::archive(job, dest)?),
-            Output::DockerArchive { dest } => told.push(layout::docker(job, dest)?),
-            Output::Local { dest } => told.push(rootfs::directory(job, dest)?),
+            Output::OciLayout { dest, tar: true } => told.push(archive::oci(job, dest)?),
+            Output::DockerArchive { dest } => told.push(archive::docker(job, dest)?),
+            Output::Local { dest } => told.push(directory::write(job, dest)?),
             Output::Tar { dest } => told.push(rootfs::tar(job, dest)?),
         }
     }

@@ -1,4 +1,7 @@
 //! Pushing: blobs go up while steps still run, the manifest last, so that a tag never names half an image.
+//!
+//! Before anything that existed is looked up, each name is asked for the digest of its manifest. Where that is the one of
+//! the image, the push is over with this one request.
 
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +14,7 @@ use crate::engine::{Engine, Transfer};
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::rootfs::{Layer, Origin};
-use crate::store::{Growing, Store};
+use crate::store::{Bytes, Growing, StoredBlob};
 
 /// A new layer starts to travel before it is complete once it is this large; smaller ones wait for their digest, so that
 /// one which the registry has is not sent at all.
@@ -23,10 +26,19 @@ pub(crate) struct Push<'scope, 'env: 'scope> {
     scope: &'scope Scope<'scope, 'env>,
     /// One name for each repository that is pushed to.
     targets: Vec<Reference>,
-    uploads: Mutex<Vec<ScopedJoinHandle<'scope, Result<()>>>>,
+    begun: Mutex<Begun<'scope>>,
 }
 
-impl<'scope, 'env> Push<'scope, 'env> {
+#[derive(Default)]
+struct Begun<'scope> {
+    uploads: Vec<ScopedJoinHandle<'scope, Result<()>>>,
+    /// Layers that exist already, as long as none is new.
+    later: Vec<Arc<Layer>>,
+    /// Whether a layer is new, so that the image most likely is as well.
+    new: bool,
+}
+
+impl<'scope, 'env: 'scope> Push<'scope, 'env> {
     /// Starts a push to the repositories of `names`.
     pub(crate) fn new(engine: &'env Engine, scope: &'scope Scope<'scope, 'env>, names: &[Reference]) -> Self {
         let mut targets: Vec<Reference> = Vec::new();
@@ -35,47 +47,93 @@ impl<'scope, 'env> Push<'scope, 'env> {
                 targets.push(name.clone());
             }
         }
-        Self { engine, scope, targets, uploads: Mutex::new(Vec::new()) }
+        Self { engine, scope, targets, begun: Mutex::default() }
     }
 
-    /// Begins to upload a layer, which may still be being packed.
+    /// Takes a layer of the image, which begins to travel at once. Only while no layer is new, nothing does: the image
+    /// may be at the registry as it is, and then nobody has to ask for its layers.
     pub(crate) fn layer(&self, layer: &Arc<Layer>) {
-        for target in &self.targets {
-            let (engine, layer, target) = (self.engine, Arc::clone(layer), target.clone());
-            let upload = self.scope.spawn(move || self::layer(engine, &layer, &target));
-            self.uploads.lock().unwrap_or_else(PoisonError::into_inner).push(upload);
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.new |= layer.growing().is_some();
+        begun.later.push(Arc::clone(layer));
+        if begun.new {
+            self.upload(&mut begun, &self.targets);
         }
     }
 
-    /// Waits for the layers, then uploads config and manifest under every name.
+    /// Begins to upload the layers that wait.
+    fn upload<'t>(
+        &self,
+        begun: &mut Begun<'scope>,
+        targets: impl IntoIterator<Item = &'t Reference> + Clone,
+    ) {
+        for layer in std::mem::take(&mut begun.later) {
+            for target in targets.clone() {
+                let (engine, layer, target) = (self.engine, Arc::clone(&layer), target.clone());
+                begun.uploads.push(self.scope.spawn(move || self::layer(engine, &layer, &target)));
+            }
+        }
+    }
+
+    /// Uploads what the registry lacks of the layers, then config and manifest under every name that does not have it.
     pub(crate) fn finish(self, image: &Image, names: &[Reference]) -> Result<Vec<String>> {
-        for upload in self.uploads.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let engine = self.engine;
+        // New layers go on travelling meanwhile.
+        let unchanged = unchanged(engine, image, names)?;
+        let mut begun = std::mem::take(&mut *self.begun.lock().unwrap_or_else(PoisonError::into_inner));
+        // A manifest stands for its blobs: who has it under one name has them for the others in the repository.
+        let has = |target: &Reference| {
+            names.iter().zip(&unchanged).any(|(name, same)| *same && name.name() == target.name())
+        };
+        let lacking: Vec<&Reference> = self.targets.iter().filter(|target| !has(target)).collect();
+        self.upload(&mut begun, lacking.iter().copied());
+        for upload in begun.uploads {
             upload.join().map_err(|_| Error::internal("an upload thread panicked"))??;
         }
-        self.engine.cancel.check()?;
-        for target in &self.targets {
+        engine.cancel.check()?;
+        for target in lacking {
             let config: Arc<dyn UploadSource> = Arc::new(Bytes {
                 bytes: image.config.clone().into(),
                 descriptor: image.config_descriptor.clone(),
             });
-            self.engine.client.upload(target, &config, None)?;
+            engine.client.upload(target, &config, None)?;
         }
         let mut told = Vec::new();
-        for name in names {
-            self.engine.client.put_document(name, &image.manifest)?;
+        for (name, same) in names.iter().zip(unchanged) {
+            if same {
+                told.push(format!("`{name}` is unchanged: it is this image already"));
+                continue;
+            }
+            engine.client.put_document(name, &image.manifest)?;
             told.push(format!("pushed to `{name}`"));
         }
         Ok(told)
     }
 }
 
+/// Asks of every name whether it is this image already, of all at once.
+fn unchanged(engine: &Engine, image: &Image, names: &[Reference]) -> Result<Vec<bool>> {
+    let ask = |name: &Reference| Ok(engine.client.names_document(name, image.manifest.digest())?);
+    if let [name] = names {
+        return Ok(vec![ask(name)?]);
+    }
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = names.iter().map(|name| scope.spawn(move || ask(name))).collect();
+        let answer = |asked: ScopedJoinHandle<'_, Result<bool>>| {
+            asked.join().map_err(|_| Error::internal("a thread that asked a registry panicked"))?
+        };
+        asked.into_iter().map(answer).collect()
+    })
+}
+
 fn layer(engine: &Engine, layer: &Layer, target: &Reference) -> Result<()> {
     if let (Origin::Registry(from), Some(packed)) = (&layer.origin, layer.packed.peek()) {
         let digest = &packed.descriptor.digest;
-        let there = if from.registry() == target.registry() {
-            from.repository() == target.repository() || engine.client.mount(target, digest, from)?
-        } else {
-            engine.client.exists(target, digest)?
+        let there = match (from.registry() == target.registry(), from.repository() == target.repository()) {
+            (true, true) if !layer.is_lent => true,
+            (true, false) => engine.client.mount(target, digest, from)?,
+            // Here or not: what a cache has listed may be gone from the registry.
+            _ => engine.client.exists(target, digest)?,
         };
         if there {
             return Ok(());
@@ -93,7 +151,7 @@ fn layer(engine: &Engine, layer: &Layer, target: &Reference) -> Result<()> {
                 return Ok(());
             }
             let descriptor = engine.blob(layer)?;
-            Arc::new(Stored { store: engine.store.clone(), descriptor })
+            Arc::new(StoredBlob { store: engine.store.clone(), descriptor })
         }
     };
     let known = source.complete();
@@ -130,48 +188,5 @@ impl UploadSource for GrowingSource {
 
     fn complete(&self) -> Option<Descriptor> {
         self.0.complete()
-    }
-}
-
-struct Stored {
-    store: Store,
-    descriptor: Descriptor,
-}
-
-impl UploadSource for Stored {
-    fn open(&self, offset: u64) -> io::Result<Box<dyn Read + Send>> {
-        use std::io::{Seek as _, SeekFrom};
-        let path = self.store.blob_path(&self.descriptor.digest).map_err(io::Error::other)?;
-        let mut file = std::fs::File::open(path)?;
-        file.seek(SeekFrom::Start(offset))?;
-        Ok(Box::new(file))
-    }
-
-    fn descriptor(&self) -> io::Result<Descriptor> {
-        Ok(self.descriptor.clone())
-    }
-
-    fn complete(&self) -> Option<Descriptor> {
-        Some(self.descriptor.clone())
-    }
-}
-
-struct Bytes {
-    bytes: Arc<[u8]>,
-    descriptor: Descriptor,
-}
-
-impl UploadSource for Bytes {
-    fn open(&self, offset: u64) -> io::Result<Box<dyn Read + Send>> {
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.bytes.len());
-        Ok(Box::new(io::Cursor::new(self.bytes[start..].to_vec())))
-    }
-
-    fn descriptor(&self) -> io::Result<Descriptor> {
-        Ok(self.descriptor.clone())
-    }
-
-    fn complete(&self) -> Option<Descriptor> {
-        Some(self.descriptor.clone())
     }
 }

@@ -7,9 +7,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use kiln_dockerfile::ignore::Ignore;
 use kiln_oci::layer::{EntryPath, Form, Kind, LayerReader, Limits};
 
 use super::dest::Destination;
+use super::proof::{Packed, Proof};
 use super::select::{Selected, SourceTree};
 use super::tree::{Node, Tree as _, ViewTree, resolve};
 use crate::engine::Engine;
@@ -39,7 +41,9 @@ impl Unpacked {
         let name = format!("`{}` of {}", selected.path, selected.from.what);
         let failed = |e: Error| e.within(format!("cannot unpack {name}"));
         let limits = Limits { max_unpacked: engine.limits.layer_size, ..Limits::default() };
-        let file = selected.from.tree.open(&selected.path)?;
+        let mut proof = Proof::begin(selected, &Ignore::default());
+        proof.as_mut().map_or(Ok(()), Proof::end)?;
+        let file = Packed::open(&selected.from, &selected.path, proof.as_mut())?;
         let reader = LayerReader::threaded_as(Form::Archive, file, limits)
             .map_err(|e| Error::input(format!("cannot read {name}")).because(e))?;
         let directory = engine.store.begin_snapshot()?;
@@ -52,6 +56,7 @@ impl Unpacked {
                 error.hint("write `ADD --unpack=false` to copy the archive as it is")
             }
         })?;
+        Packed::open(&selected.from, &selected.path, proof.as_mut())?.verify()?;
         snapshot::write_owners(&directory.fs(), &unpacked.owners)?;
         engine.cancel.check()?;
         let tree = SourceTree {
@@ -74,8 +79,7 @@ impl Unpacked {
 
     /// Returns everything below the directory `top` as something to walk through.
     pub(super) fn select(&self, top: EntryPath) -> Selected {
-        let node =
-            Node { entry: kiln_oci::layer::Entry::new(top.clone(), Kind::Directory, 0o755), link: None };
+        let node = Node::new(kiln_oci::layer::Entry::new(top.clone(), Kind::Directory, 0o755));
         Selected { from: self.tree.clone(), name: top.name().to_vec(), path: top, node, include: None }
     }
 

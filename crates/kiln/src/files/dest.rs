@@ -1,14 +1,13 @@
 //! What a destination already holds, as exactly as the build needs to know it.
 
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kiln_oci::layer::{Entry, EntryPath, Kind, LayerReader, Whiteout};
+use kiln_oci::layer::EntryPath;
 
 use super::assume::{Assumptions, Known};
+use super::index::{Hit, LayerIndexes};
 use super::tree::{Node, Tree};
 use crate::error::{Error, Result};
 
@@ -18,8 +17,8 @@ pub(crate) enum Destination {
     Exact(Arc<dyn Tree>),
     /// The base is left where it is; new layers are known by their entries.
     Lazy {
-        /// New layers, topmost first.
-        layers: Vec<Arc<LayerIndex>>,
+        /// New layers.
+        layers: LayerIndexes,
         /// What the base's documents say; absent when there is no base.
         base: Option<Assumptions>,
         /// Set once a question was asked that only the files of the base can answer.
@@ -29,7 +28,7 @@ pub(crate) enum Destination {
 
 impl Destination {
     /// Returns a destination without looking at the base.
-    pub(crate) fn lazy(layers: Vec<Arc<LayerIndex>>, base: Option<Assumptions>) -> Self {
+    pub(crate) fn lazy(layers: LayerIndexes, base: Option<Assumptions>) -> Self {
         Self::Lazy { layers, base, unknown: AtomicBool::new(false) }
     }
 
@@ -66,7 +65,7 @@ impl Destination {
             Self::Exact(_) => false,
             Self::Lazy { layers, base, .. } => {
                 let base_has = base.as_ref().is_some_and(|b| matches!(b.know(path), Known::Directory(_)));
-                base_has && !layers.iter().any(|l| l.opaque.contains_key(path))
+                base_has && !layers.is_opaque(path)
             }
         }
     }
@@ -78,16 +77,14 @@ impl Tree for Destination {
             Self::Exact(tree) => return tree.stat(path),
             Self::Lazy { layers, base, unknown } => (layers, base, unknown),
         };
-        for layer in layers {
-            match layer.get(path) {
-                Hit::Entry(entry) => return Ok(Some(Node { entry, link: None })),
-                Hit::Gone => return Ok(None),
-                Hit::NotHere => {}
-            }
+        match layers.get(path) {
+            Hit::Entry(entry) => return Ok(Some(Node::new(entry))),
+            Hit::Gone => return Ok(None),
+            Hit::NotHere => {}
         }
         match base.as_ref().map(|b| b.know(path)) {
             None | Some(Known::Absent) => Ok(None),
-            Some(Known::Directory(entry)) => Ok(Some(Node { entry, link: None })),
+            Some(Known::Directory(entry)) => Ok(Some(Node::new(entry))),
             Some(Known::No) => {
                 unknown.store(true, Ordering::Relaxed);
                 Ok(None)
@@ -107,60 +104,5 @@ impl Tree for Destination {
             Self::Exact(tree) => tree.open(path),
             Self::Lazy { .. } => Err(Error::internal("a file of a destination without files was opened")),
         }
-    }
-}
-
-/// The entries of one layer, without their contents.
-#[derive(Debug, Default)]
-pub(crate) struct LayerIndex {
-    entries: BTreeMap<EntryPath, Entry>,
-    removed: BTreeMap<EntryPath, ()>,
-    opaque: BTreeMap<EntryPath, ()>,
-}
-
-enum Hit {
-    Entry(Entry),
-    Gone,
-    NotHere,
-}
-
-impl LayerIndex {
-    /// Reads the entries of a layer.
-    pub(crate) fn read<R: Read>(
-        mut reader: LayerReader<R>,
-    ) -> std::result::Result<Self, kiln_oci::layer::Error> {
-        let mut index = Self::default();
-        while let Some((entry, _)) = reader.next()? {
-            match entry.path.whiteout() {
-                Ok(Some(Whiteout::Remove(path))) => drop(index.removed.insert(path, ())),
-                Ok(Some(Whiteout::Opaque(path))) => drop(index.opaque.insert(path, ())),
-                Ok(Some(Whiteout::Metadata)) | Err(_) => {}
-                Ok(None) => drop(index.entries.insert(entry.path.clone(), entry)),
-            }
-        }
-        Ok(index)
-    }
-
-    fn get(&self, path: &EntryPath) -> Hit {
-        if let Some(entry) = self.entries.get(path) {
-            let mut entry = entry.clone();
-            // What a hard link names does not matter to a destination, only that it is no directory.
-            if matches!(entry.kind, Kind::HardLink { .. }) {
-                entry.kind = Kind::File { size: 0 };
-            }
-            return Hit::Entry(entry);
-        }
-        if self.removed.contains_key(path) {
-            return Hit::Gone;
-        }
-        let mut at = path.parent();
-        while let Some(dir) = at {
-            let covered = self.entries.get(&dir).is_some_and(|e| e.kind != Kind::Directory);
-            if covered || self.removed.contains_key(&dir) || self.opaque.contains_key(&dir) {
-                return Hit::Gone;
-            }
-            at = dir.parent();
-        }
-        Hit::NotHere
     }
 }

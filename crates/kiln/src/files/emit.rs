@@ -7,6 +7,7 @@ use kiln_oci::layer::{Entry, EntryPath, Kind, LayerWriter};
 
 use super::dest::Destination;
 use super::plan::{Attributes, Plan};
+use super::proof::Packed;
 use super::stream::{Content, Item, Role, Source, clamp};
 use super::tree::{LATEST, Tree as _};
 use crate::engine::Engine;
@@ -33,7 +34,7 @@ pub(crate) fn emit<W: Write>(
         engine.cancel.check()?;
         let Some(path) = sources.iter().filter_map(|s| s.head.as_ref()).map(|i| &i.entry.path).min().cloned()
         else {
-            return Ok(());
+            return sources.iter_mut().try_for_each(Source::end);
         };
         let mut chosen: Option<(usize, Item)> = None;
         for (index, source) in sources.iter_mut().enumerate() {
@@ -58,8 +59,7 @@ pub(crate) fn emit<W: Write>(
             });
         }
         if let Some((index, item)) = chosen {
-            let source = &sources[index];
-            out.item(index, item, &source.attributes, source.replaces)?;
+            out.item(index, item, &mut sources[index])?;
         }
     }
 }
@@ -104,7 +104,8 @@ struct Emitter<'a, W: Write> {
 }
 
 impl<W: Write> Emitter<'_, W> {
-    fn item(&mut self, stream: usize, item: Item, attributes: &Attributes, replaces: bool) -> Result<()> {
+    fn item(&mut self, stream: usize, item: Item, source: &mut Source) -> Result<()> {
+        let (attributes, replaces) = (&source.attributes, source.replaces);
         let Item { mut entry, content, link, role } = item;
         let in_dest = self.parents(&entry.path, attributes)?;
         let existing = if in_dest { self.dest.stat(&entry.path)? } else { None };
@@ -131,8 +132,9 @@ impl<W: Write> Emitter<'_, W> {
             Content::None => self.write(&entry, None),
             Content::Bytes(bytes) => self.write(&entry, Some(&mut bytes.as_slice())),
             Content::File(from, path) => {
-                let mut file = from.tree.open(&path)?;
-                self.write(&entry, Some(&mut file))
+                let mut file = Packed::open(&from, &path, source.proof.as_mut())?;
+                self.write(&entry, Some(&mut file))?;
+                file.end()
             }
         }
     }

@@ -10,12 +10,16 @@
 
 mod archive;
 mod assume;
+mod context;
 mod dest;
 mod digest;
 mod emit;
+mod index;
 mod plan;
+mod proof;
 mod remote;
 mod select;
+mod shape;
 mod stream;
 mod tree;
 mod users;
@@ -23,12 +27,15 @@ mod walk;
 mod write;
 
 pub(crate) use assume::Assumptions;
-pub(crate) use dest::{Destination, LayerIndex};
+pub(crate) use context::ContextTree;
+pub(crate) use dest::Destination;
 pub(crate) use digest::digest;
+pub(crate) use digest::{Mark, marks};
 pub(crate) use emit::emit;
+pub(crate) use index::{LayerIndex, LayerIndexes};
 pub(crate) use plan::Plan;
 pub(crate) use remote::{CommitTree, FileTree};
 pub(crate) use select::{Selected, SourceTree, select, select_path};
-pub(crate) use tree::{ContextTree, Tree, ViewTree};
+pub(crate) use tree::{Tree, ViewTree};
 pub(crate) use users::Accounts;
 pub(crate) use write::write_tree;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use kiln_oci::layer::{Entry, EntryPath, Kind, Timestamp};
 
-use super::tree::{ContextTree, Node, Tree};
+use super::context::ContextTree;
+use super::tree::{Node, Tree};
 use crate::error::{Error, FileContext as _, Result};
 
 /// Mode of a file that came from a web server, as in BuildKit.
@@ -30,7 +31,7 @@ impl FileTree {
 
 impl Tree for FileTree {
     fn stat(&self, path: &EntryPath) -> Result<Option<Node>> {
-        Ok((*path == self.entry.path).then(|| Node { entry: self.entry.clone(), link: None }))
+        Ok((*path == self.entry.path).then(|| Node::new(self.entry.clone())))
     }
 
     fn list(&self, dir: &EntryPath) -> Result<Vec<Vec<u8>>> {

@@ -7,6 +7,8 @@ use kiln_dockerfile::glob::{self, Glob};
 use kiln_dockerfile::ignore::{Ignore, clean_path};
 use kiln_oci::layer::{EntryPath, Kind};
 
+use super::proof::changed;
+use super::shape;
 use super::tree::{Node, Tree, resolve};
 use super::walk::Walk;
 use crate::error::{Cause, Error, Result};
@@ -43,10 +45,19 @@ pub(crate) struct Selected {
 /// # Errors
 /// When a plain path does not exist or is ignored.
 pub(crate) fn select(from: &SourceTree, source: &CopySource, layout: Layout) -> Result<Vec<Selected>> {
-    match layout {
+    let found = match layout {
         Layout::Flat => select_paths(from, &source.path, source),
         Layout::Parents => select_parents(from, source),
+    }?;
+    if let Some(index) = from.tree.index() {
+        // The key asks first, and packing has to get the same answer.
+        let (operand, list) = shape::operand(source, layout, &found);
+        index.saw(operand, list);
+        if !index.is_as_seen(operand, list) {
+            return Err(changed(&from.what).at(source.place.clone()));
+        }
     }
+    Ok(found)
 }
 
 /// Returns what the path `source` stands for, which is no pattern here.
@@ -151,7 +162,7 @@ fn select_one(from: &SourceTree, path: &EntryPath) -> Result<Option<Selected>> {
 }
 
 fn root_node() -> Node {
-    Node { entry: kiln_oci::layer::Entry::new(EntryPath::root(), Kind::Directory, 0o755), link: None }
+    Node::new(kiln_oci::layer::Entry::new(EntryPath::root(), Kind::Directory, 0o755))
 }
 
 /// Expands a pattern in sorted order. Links are followed before the first wildcard, and none behind it.

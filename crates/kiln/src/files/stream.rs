@@ -9,6 +9,7 @@ use kiln_oci::layer::{Entry, EntryPath, Kind, Timestamp};
 use super::archive::Unpacked;
 use super::dest::Destination;
 use super::plan::{Attributes, Stream, What};
+use super::proof::Proof;
 use super::select::{Selected, SourceTree};
 use super::tree::{LATEST, Node};
 use super::walk::{Found, Reason, Walk};
@@ -56,6 +57,8 @@ pub(super) struct Source {
     from: Option<SourceTree>,
     /// Keeps the files of an archive as long as they are read.
     unpacked: Option<Arc<Unpacked>>,
+    /// Compares what is packed of a context with what was hashed of it.
+    pub(super) proof: Option<Proof>,
 }
 
 impl Source {
@@ -72,10 +75,13 @@ impl Source {
                 source.head = Some(Item { content: Content::Bytes(bytes), ..item });
             }
             What::File(selected) => {
+                source.proof = Proof::begin(&selected, &Ignore::default());
+                source.proof.as_mut().map_or(Ok(()), Proof::end)?;
                 let Selected { from, path, node, .. } = *selected;
                 source.head = Some(item(to, &from, path, node, Role::Copied));
             }
             What::Directory(selected, exclude) => {
+                source.proof = Proof::begin(&selected, &exclude);
                 source.fill(Walk::new(&selected, exclude)?, selected.from.clone())?;
             }
             What::Archive(selected) => {
@@ -86,7 +92,16 @@ impl Source {
     }
 
     fn new(dest: EntryPath, attributes: Attributes) -> Self {
-        Self { attributes, head: None, replaces: false, dest, walk: None, from: None, unpacked: None }
+        Self {
+            attributes,
+            head: None,
+            replaces: false,
+            dest,
+            walk: None,
+            from: None,
+            unpacked: None,
+            proof: None,
+        }
     }
 
     /// Begins with the directory that is filled, and goes on with `walk`.
@@ -132,10 +147,19 @@ impl Source {
         Ok(item)
     }
 
+    /// Says that everything was written: fails if it is not what was hashed.
+    pub(super) fn end(&mut self) -> Result<()> {
+        self.proof.as_mut().map_or(Ok(()), Proof::end)
+    }
+
     fn advance(&mut self) -> Result<()> {
         self.head = None;
         let (Some(walk), Some(from)) = (&mut self.walk, &self.from) else { return Ok(()) };
-        if let Some(Found { relative, node, reason }) = walk.next()? {
+        let found = walk.next()?;
+        if let (Some(proof), Some(found)) = (&mut self.proof, &found) {
+            proof.add(&found.relative, &found.node);
+        }
+        if let Some(Found { relative, node, reason }) = found {
             let dest = relative.components().fold(self.dest.clone(), |path, name| path.join(name));
             let path = node.entry.path.clone();
             let role = match (&self.unpacked, reason) {

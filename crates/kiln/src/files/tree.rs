@@ -1,17 +1,16 @@
 //! Trees of files to read from: a context directory, or the merged layers of a root file system.
 
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use kiln_oci::layer::{Entry, EntryPath, Kind, Timestamp};
-use kiln_sandbox::RootDir;
-use kiln_sandbox::rootdir::{self, Kind as DiskKind, Metadata};
+use kiln_sandbox::rootdir::Names;
 
 use crate::engine::DiskIds;
 use crate::error::{Error, Result};
 use crate::snapshot::View;
+use crate::store::{ContextIndex, Stamp};
 
 /// A file of a tree.
 #[derive(Debug, Clone)]
@@ -20,6 +19,15 @@ pub(crate) struct Node {
     pub(crate) entry: Entry,
     /// Equal for all names of one file, present only if it has several.
     pub(crate) link: Option<(u64, u64)>,
+    /// What tells whether it was changed; of the regular files of a context.
+    pub(crate) stamp: Option<Stamp>,
+}
+
+impl Node {
+    /// Returns a file that has one name and is no context's.
+    pub(crate) fn new(entry: Entry) -> Self {
+        Self { entry, link: None, stamp: None }
+    }
 }
 
 /// Files to read. No method follows a symbolic link: [`resolve`] does that, inside the tree.
@@ -34,6 +42,24 @@ pub(crate) trait Tree: Send + Sync {
     fn time(&self) -> Option<i64> {
         None
     }
+    /// Opens a directory to go through it; `None` where paths are no slower.
+    fn folder(&self, _dir: &EntryPath) -> Result<Option<Box<dyn Folder>>> {
+        Ok(None)
+    }
+    /// Returns what remembers the contents of files, if anything does.
+    fn index(&self) -> Option<&Arc<ContextIndex>> {
+        None
+    }
+}
+
+/// An open directory of a tree. No method follows a symbolic link.
+pub(crate) trait Folder: Send {
+    /// Returns the names in it.
+    fn names(&self) -> Result<Names>;
+    /// Returns what `name` is, whose path in the tree is `path`; absent is `None`.
+    fn stat(&self, name: &[u8], path: EntryPath) -> Result<Option<Node>>;
+    /// Opens the directory `name` in it.
+    fn folder(&self, name: &[u8]) -> Result<Box<dyn Folder>>;
 }
 
 /// The time of what has no time of its own: later than any epoch, and so cut to it.
@@ -82,91 +108,8 @@ pub(crate) fn resolve(tree: &dyn Tree, path: &EntryPath) -> Result<EntryPath> {
     Ok(at)
 }
 
-/// A context directory: files belong to root, and times do not matter.
-pub(crate) struct ContextTree {
-    root: RootDir,
-    name: String,
-}
-
-impl ContextTree {
-    /// Opens the directory of a context called `name`.
-    pub(crate) fn open(dir: &Path, name: &str) -> Result<Self> {
-        let root = RootDir::open(dir)
-            .map_err(|e| Error::input(format!("cannot open the build context `{name}`")).because(e))?;
-        Ok(Self { root, name: name.to_owned() })
-    }
-
-    fn failed(&self, error: rootdir::Error) -> Error {
-        Error::input(format!("cannot read the build context `{}`", self.name)).because(error)
-    }
-}
-
-fn absent(error: &rootdir::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-impl Tree for ContextTree {
-    fn stat(&self, path: &EntryPath) -> Result<Option<Node>> {
-        let meta = match self.root.lstat(path.as_path()) {
-            Ok(meta) => meta,
-            Err(e) if absent(&e) => return Ok(None),
-            Err(e) => return Err(self.failed(e)),
-        };
-        let kind = kind(&self.root, path, &meta).map_err(|e| self.failed(e))?;
-        let executable = matches!(kind, Kind::File { .. }) && meta.mode & 0o111 != 0;
-        let xattrs = if executable { capability(&self.root, path) } else { BTreeMap::new() };
-        let entry = Entry {
-            path: path.clone(),
-            kind,
-            mode: meta.mode & 0o7777,
-            uid: 0,
-            gid: 0,
-            mtime: LATEST,
-            xattrs,
-        };
-        let several = meta.links > 1 && meta.kind != DiskKind::Directory;
-        Ok(Some(Node { entry, link: several.then_some((meta.device, meta.inode)) }))
-    }
-
-    fn list(&self, dir: &EntryPath) -> Result<Vec<Vec<u8>>> {
-        use std::os::unix::ffi::OsStringExt as _;
-        let entries = self.root.read_dir(dir.as_path()).map_err(|e| self.failed(e))?;
-        let mut names: Vec<Vec<u8>> = entries.into_iter().map(|e| e.name.into_vec()).collect();
-        names.sort();
-        Ok(names)
-    }
-
-    fn open(&self, path: &EntryPath) -> Result<File> {
-        self.root.open_file(path.as_path()).map_err(|e| self.failed(e))
-    }
-}
-
 /// The one extended attribute that a COPY keeps.
-const CAPABILITY: &str = "security.capability";
-
-fn capability(root: &RootDir, path: &EntryPath) -> BTreeMap<String, Vec<u8>> {
-    let all = root.xattrs(path.as_path()).unwrap_or_default();
-    let wanted = |(name, value): (std::ffi::OsString, Vec<u8>)| {
-        (name == CAPABILITY).then(|| (CAPABILITY.to_owned(), value))
-    };
-    all.into_iter().filter_map(wanted).collect()
-}
-
-/// Returns the kind of a file; a socket, which has no place in a layer, stands as an empty file.
-fn kind(root: &RootDir, path: &EntryPath, meta: &Metadata) -> std::result::Result<Kind, rootdir::Error> {
-    use std::os::unix::ffi::OsStringExt as _;
-    Ok(match meta.kind {
-        DiskKind::File => Kind::File { size: meta.size },
-        DiskKind::Directory => Kind::Directory,
-        DiskKind::Symlink => {
-            Kind::Symlink { target: root.readlink(path.as_path())?.into_os_string().into_vec() }
-        }
-        DiskKind::CharacterDevice => Kind::CharDevice { major: meta.major, minor: meta.minor },
-        DiskKind::BlockDevice => Kind::BlockDevice { major: meta.major, minor: meta.minor },
-        DiskKind::Fifo => Kind::Fifo,
-        DiskKind::Socket => Kind::File { size: 0 },
-    })
-}
+pub(super) const CAPABILITY: &str = "security.capability";
 
 /// The merged layers of a root file system, owners as in the image.
 pub(crate) struct ViewTree(View);
@@ -189,7 +132,8 @@ impl Tree for ViewTree {
         let Some(mut entry) = self.0.entry(&node)? else { return Ok(None) };
         entry.xattrs.retain(|name, _| name == CAPABILITY);
         let several = node.identity.links > 1 && !node.is_directory();
-        Ok(Some(Node { entry, link: several.then_some((node.identity.device, node.identity.inode)) }))
+        let link = several.then_some((node.identity.device, node.identity.inode));
+        Ok(Some(Node { entry, link, stamp: None }))
     }
 
     fn list(&self, dir: &EntryPath) -> Result<Vec<Vec<u8>>> {

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::engine::Grants;
 use crate::error::{Error, Result};
+use crate::progress::Mask;
 use crate::request::{BuildRequest, ContextSource, Secret, SecretSource};
 
 /// A secret may have so many bytes, as in BuildKit.
@@ -38,7 +39,8 @@ pub(crate) fn read(request: &BuildRequest) -> Result<Grants> {
         _ => None,
     };
     let keyed = request.keyed_secrets.clone();
-    Ok(Grants { keyed, secrets, agents: request.ssh.clone(), context_host })
+    let mask = Mask::new(secrets.values().map(Secret::reveal));
+    Ok(Grants { keyed, secrets, mask, agents: request.ssh.clone(), context_host })
 }
 
 fn read_file(id: &str, path: &Path) -> Result<Secret> {

@@ -127,7 +127,8 @@ pub(super) fn is_private(key: &str) -> bool {
     ["user.overlay.", "trusted.overlay.", "user.kiln."].iter().any(|prefix| key.starts_with(prefix))
 }
 
-fn xattrs(path: &Path) -> rustix::io::Result<BTreeMap<String, Vec<u8>>> {
+/// Returns all extended attributes of what is at `path`, without following a link there.
+pub(super) fn xattrs(path: &Path) -> rustix::io::Result<BTreeMap<String, Vec<u8>>> {
     let mut out = BTreeMap::new();
     let names = match read_growing(|buffer| fs::llistxattr(path, buffer)) {
         Ok(names) => names,

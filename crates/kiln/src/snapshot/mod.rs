@@ -12,7 +12,7 @@
 //! ```
 //!
 //! [`unpack()`] goes from left to right, [`diff()`] from the upper directory of a step to the left side, and
-//! [`View`] shows what a stack of directories adds up to. None of them mounts anything, follows a link out of
+//! [`View`] shows what a stack of directories adds up to, and [`merge()`] makes one directory of a run of them. None of them mounts anything, follows a link out of
 //! a layer, or trusts a name. Extended attributes `user.overlay.*`, `trusted.overlay.*` and `user.kiln.*`
 //! belong to this room: they never come from a layer and never go into one.
 
@@ -20,6 +20,7 @@ mod attributes;
 mod diff;
 mod error;
 mod ids;
+mod merge;
 mod owners;
 mod stubs;
 mod tree;
@@ -34,6 +35,7 @@ pub use attributes::Identity;
 pub use diff::{Change, Changes, ClampMtime, Options, diff, pack};
 pub use error::{Error, Result};
 pub use ids::{IdRange, IdRanges, Ids, OneId, Owner, SameIds};
+pub use merge::{LINK, merge};
 pub use owners::{read_owners, write_owners};
 pub use stubs::remove_stubs;
 pub use unpack::{Unpacked, unpack};

@@ -1,10 +1,12 @@
 //! Why a step is not in the cache: its key compared, part by part, with that of the same step in an earlier build.
 //!
-//! The earlier build is the last one of the same thing on this machine. Steps are found again by stage and instruction or,
+//! The earlier build is the last one of the same thing on this machine or, where none is known, the one that wrote the shared
+//! cache; of that, only fingerprints of values are known. Steps are found again by stage and instruction or,
 //! where the instruction itself changed, by their place in the stage. What changed is said in the words of the
 //! Dockerfile: this variable, that file, another base. A step that only lies on top of a change names the step where
 //! the change is.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -13,21 +15,10 @@ use kiln_dockerfile::lint::looks_secret;
 use super::{Prepared, makes_layer};
 use crate::cache::Answer;
 use crate::graph::{Op, VertexId};
-use crate::key::{BELOW, FILES, FROM, Part, VARIABLE};
+use crate::key::{BELOW, Earlier, FILES, FROM, Part, VARIABLE};
 
 /// Changes that are told one by one; of more only the number is said.
 const TOLD: usize = 5;
-
-/// A step of an earlier build.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Earlier {
-    /// Its title, with stage and number.
-    pub(crate) title: String,
-    /// Digest of its key.
-    pub(crate) key: kiln_oci::Digest,
-    /// What its key was made from.
-    pub(crate) parts: Vec<Part>,
-}
 
 /// Compares the files of a context that an earlier step took with those of today, and tells what differs.
 pub(super) type Files<'a> = dyn Fn(VertexId, &Earlier, &Part) -> Vec<String> + 'a;
@@ -91,7 +82,9 @@ impl<'a> Explainer<'a> {
 
     /// Returns what of the key of `id` is not as it was.
     fn changes(&self, id: VertexId, old: &Earlier) -> Vec<String> {
-        let new = &self.prepared.keys.steps[id].parts;
+        let new = &self.parts(id, old)[..];
+        // A fingerprint says nothing to a reader.
+        let shown = |value: &'_ str| old.is_exact.then(|| value.to_owned());
         let mut changes = Vec::new();
         for (part, was) in differences(&old.parts, new) {
             let name = part.name.as_str();
@@ -111,7 +104,11 @@ impl<'a> Explainer<'a> {
                 }
                 changes.extend(files);
             } else {
-                changes.push(sentence(name, was, Some(&part.value)));
+                changes.push(match (was, shown(&part.value)) {
+                    (was, Some(is)) => sentence(name, was, Some(&is)),
+                    (Some(_), None) => format!("{} changed", quoted(name)),
+                    (None, None) => format!("{} is new", quoted(name)),
+                });
             }
         }
         let gone = |old: &&Part| !new.iter().any(|part| part.name == old.name);
@@ -127,12 +124,20 @@ impl<'a> Explainer<'a> {
         changes
     }
 
+    /// Returns what the key of `id` is made from, in the form in which the parts of `old` are.
+    fn parts(&self, id: VertexId, old: &Earlier) -> Cow<'a, [Part]> {
+        let parts = &self.prepared.keys.steps[id].parts;
+        if old.is_exact {
+            return Cow::Borrowed(parts);
+        }
+        Cow::Owned(parts.iter().map(Part::fingerprint).collect())
+    }
+
     /// Returns where a change below comes from: the lowest step whose own parts changed.
     fn cause(&self, id: VertexId) -> String {
         let vertex = &self.prepared.plan.vertices[id];
         let title = &vertex.meta.title;
         let old = self.counterparts.get(&id).map(|at| &self.earlier[*at]);
-        let key = &self.prepared.keys.steps[id];
         if let Op::Image(image) = &vertex.op {
             let was = old.and_then(|old| old.parts.iter().find(|part| part.name == "image"));
             return match was.and_then(|was| was.value.rsplit_once('@')) {
@@ -146,10 +151,13 @@ impl<'a> Explainer<'a> {
             };
         }
         let lower = |name: &str| name == BELOW || name.starts_with(FROM);
-        let own =
-            old.is_none_or(|old| differences(&old.parts, &key.parts).any(|(part, _)| !lower(&part.name)));
+        let own = old.is_none_or(|old| {
+            differences(&old.parts, &self.parts(id, old)).any(|(part, _)| !lower(&part.name))
+        });
         match vertex.parent.filter(|_| !own) {
-            Some(parent) if old.is_some_and(|old| changed(old, &key.parts, BELOW)) => self.cause(parent),
+            Some(parent) if old.is_some_and(|old| changed(old, &self.parts(id, old), BELOW)) => {
+                self.cause(parent)
+            }
             _ => format!("changed below, at `{title}`"),
         }
     }
@@ -172,10 +180,7 @@ fn changed(old: &Earlier, new: &[Part], name: &str) -> bool {
 
 /// Says how a part changed; absent is that it is not there.
 fn sentence(name: &str, was: Option<&str>, is: Option<&str>) -> String {
-    let name = match name.strip_prefix(VARIABLE) {
-        Some(variable) => format!("{VARIABLE} `{}`", variable.trim_start()),
-        None => name.to_owned(),
-    };
+    let name = quoted(name);
     // A digest says nothing to a reader.
     let plain = |value: &str| !value.starts_with("sha256:");
     match (was, is) {
@@ -189,6 +194,14 @@ fn sentence(name: &str, was: Option<&str>, is: Option<&str>) -> String {
         (None, _) => format!("{name} is new"),
         (Some(_), None) => format!("{name} is gone"),
         (Some(_), Some(_)) => format!("{name} changed"),
+    }
+}
+
+/// Puts the name of a variable into quotes.
+fn quoted(name: &str) -> String {
+    match name.strip_prefix(VARIABLE) {
+        Some(variable) => format!("{VARIABLE} `{}`", variable.trim_start()),
+        None => name.to_owned(),
     }
 }
 
@@ -206,7 +219,9 @@ fn counterparts(new: &[(VertexId, &str)], old: &[&str]) -> BTreeMap<VertexId, us
         let name = |title: &str| match Title::of(title) {
             Some(title) if by_instruction => format!("{}] {}", title.stage, title.instruction),
             Some(title) => format!("{} {}", title.stage, title.number),
-            None => title.to_owned(),
+            // `FROM name (digest)`: a base that moved has another digest.
+            None if by_instruction => title.split(" (").next().unwrap_or(title).to_owned(),
+            None => title.split(' ').next().unwrap_or(title).to_owned(),
         };
         let mut places: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (at, title) in old.iter().enumerate().rev().filter(|(at, _)| !taken[*at]) {
@@ -255,9 +270,9 @@ mod tests {
 
     #[test]
     fn steps_are_found_by_instruction_and_then_by_place() {
-        let old = ["[build 1/4] FROM a", "[build 2/4] RUN x", "[build 3/4] RUN y", "[2/2] RUN x"];
+        let old = ["FROM a (0123)", "[build 2/4] RUN x", "[build 3/4] RUN y", "[2/2] RUN x"];
         let new = [
-            (0, "[build 1/5] FROM a"),
+            (0, "FROM a (4567)"),
             (1, "[build 2/5] COPY . ."),
             (2, "[build 3/5] RUN x"),
             (3, "[build 4/5] RUN y"),

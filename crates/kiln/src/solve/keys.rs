@@ -21,6 +21,7 @@ use kiln_dockerfile::lint::looks_secret;
 use kiln_oci::{Digest, Hasher};
 use serde::Serialize;
 
+use super::below::Below;
 use super::mounts::mounts;
 use crate::address::GitTimes;
 use crate::engine::Engine;
@@ -50,6 +51,7 @@ pub(super) struct Keys {
 pub(super) struct Inputs<'a> {
     pub(super) engine: &'a Engine,
     pub(super) plan: &'a Plan,
+    pub(super) below: &'a Below,
     pub(super) contexts: &'a BTreeMap<String, SourceTree>,
     /// Of every vertex, whether a step looks into the files of its base.
     pub(super) base_read: &'a [bool],
@@ -155,7 +157,7 @@ fn exec(
         key.part(format!("script {path}"), content);
     }
     key.part("security", if *insecure { "insecure" } else { "sandbox" });
-    key.part("owners on disk", inputs.engine.scheme());
+    key.part("owners", inputs.engine.owners());
     mounts(inputs, op, states, key, errors)
 }
 
@@ -166,7 +168,7 @@ fn onto(inputs: &Inputs<'_>, id: VertexId, file: &FileOp, key: &mut KeyBuilder) 
     }
     let read = inputs.base_read.get(id) == Some(&true);
     key.part("base", if read { "looked at" } else { "assumed" });
-    let base = &inputs.plan.vertices[inputs.plan.base(id)].op;
+    let base = &inputs.plan.vertices[inputs.below.base(id)].op;
     if let (Op::Image(image), false) = (base, read) {
         // Two bases of equal layers may tell different histories, and then destinations differ.
         let mut hasher = Hasher::new();

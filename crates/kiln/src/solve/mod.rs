@@ -5,16 +5,20 @@
 //! soon as its inputs exist, several steps at once. A step publishes its layer as soon as it is being packed, so
 //! that later steps and the upload go on meanwhile.
 
+mod below;
 mod explain;
 mod keys;
 mod mounts;
+mod packer;
 mod remote;
 mod schedule;
 mod step;
+mod taken;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use below::Below;
 use explain::Explainer;
 use keys::{Inputs, Keys};
 use kiln_oci::Digest;
@@ -25,11 +29,10 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::files::{ContextTree, SourceTree};
 use crate::graph::{CopyAction, CopyFrom, Op, Plan, Vertex, VertexId};
-use crate::key::Key;
+use crate::key::{Earlier, Key, Part};
 use crate::progress::Event;
 use crate::rootfs::{Layer, Packed, Rootfs};
-
-pub(crate) use explain::Earlier;
+use crate::store::{ContextIndex, system_clock};
 
 /// What became of a plan.
 #[derive(Debug)]
@@ -46,7 +49,6 @@ pub(crate) struct Solved {
 
 /// What is known of a step before it runs.
 #[derive(Debug, Clone)]
-#[expect(dead_code, reason = "for those who want to know before")]
 pub(crate) struct Outlook {
     /// Its number among the needed steps, from 1.
     pub(crate) number: u32,
@@ -73,9 +75,12 @@ pub(crate) struct Prepared<'a> {
     keys: Keys,
     /// Of every vertex, whether a step looks into the files of its base.
     base_read: Vec<bool>,
+    below: Below,
     cache: Box<dyn Cache + 'a>,
     answers: BTreeMap<VertexId, Answer>,
     needed: BTreeSet<VertexId>,
+    /// Of every vertex, its number as a step; 0 if it is not needed.
+    numbers: Vec<u32>,
     /// Of every vertex, whether it has to be done anew.
     anew: Vec<bool>,
     /// Steps whose layer the image has.
@@ -84,7 +89,8 @@ pub(crate) struct Prepared<'a> {
     reasons: BTreeMap<VertexId, String>,
 }
 
-/// Computes keys, asks the cache, and finds out what has to be done.
+/// Computes keys, asks the cache, and finds out what has to be done; `earlier` are the steps of the build that this one is
+/// compared with, without which it is compared with that which wrote the cache.
 ///
 /// # Errors
 /// When a context cannot be read.
@@ -93,13 +99,23 @@ pub(crate) fn prepare<'a>(
     mut plan: Plan,
     contexts: &BTreeMap<String, Context>,
     cache: Box<dyn Cache + 'a>,
-    earlier: &[Earlier],
+    earlier: Vec<Earlier>,
 ) -> Result<Prepared<'a>> {
-    let contexts = open_contexts(&plan, contexts)?;
+    let contexts = open_contexts(engine, &plan, contexts)?;
     let base_read = plan.bases_read();
-    let keys = keys::all(&Inputs { engine, plan: &plan, contexts: &contexts, base_read: &base_read })?;
+    let below = Below::new(&plan);
+    let inputs = Inputs { engine, plan: &plan, below: &below, contexts: &contexts, base_read: &base_read };
+    let keys = keys::all(&inputs);
+    // Also when a key failed: what was hashed is known.
+    remember(engine, &contexts);
+    let keys = keys?;
     unify(&mut plan, &keys);
+    let below = Below::new(&plan);
     let anew = anew(&plan);
+    let wanted = |id: &VertexId| makes_layer(&plan.vertices[*id].op) && !anew[*id];
+    let ahead: Vec<&Digest> =
+        (0..plan.vertices.len()).rev().filter(wanted).map(|id| &keys.steps[id].digest).collect();
+    cache.prefetch(&ahead);
     let mut answers = BTreeMap::new();
     let mut needed = BTreeSet::new();
     let mut todo: Vec<VertexId> = plan.images.iter().map(|i| i.rootfs).collect();
@@ -117,6 +133,10 @@ pub(crate) fn prepare<'a>(
         }
         answers.insert(id, answer);
     }
+    let mut numbers = vec![0; plan.vertices.len()];
+    for (index, id) in needed.iter().enumerate() {
+        numbers[*id] = step_number(index);
+    }
     let in_result = plan.images.iter().flat_map(|image| plan.chain(image.rootfs)).collect();
     let reasons = BTreeMap::new();
     let mut prepared = Prepared {
@@ -125,14 +145,23 @@ pub(crate) fn prepare<'a>(
         contexts,
         keys,
         base_read,
+        below,
         cache,
         answers,
         needed,
+        numbers,
         anew,
         in_result,
         reasons,
     };
-    prepared.reasons = Explainer::new(&prepared, earlier, &|_, _, _| Vec::new()).reasons();
+    let earlier = if earlier.is_empty() { prepared.cache.steps() } else { earlier };
+    prepared.reasons = {
+        let files = |id: VertexId, old: &Earlier, part: &Part| match &prepared.plan.vertices[id].op {
+            Op::File(op) => taken::changes(&prepared.inputs(), op, &old.key, &part.name),
+            _ => Vec::new(),
+        };
+        Explainer::new(&prepared, &earlier, &files).reasons()
+    };
     Ok(prepared)
 }
 
@@ -160,7 +189,13 @@ fn anew(plan: &Plan) -> Vec<bool> {
 
 impl Prepared<'_> {
     fn inputs(&self) -> Inputs<'_> {
-        Inputs { engine: self.engine, plan: &self.plan, contexts: &self.contexts, base_read: &self.base_read }
+        Inputs {
+            engine: self.engine,
+            plan: &self.plan,
+            below: &self.below,
+            contexts: &self.contexts,
+            base_read: &self.base_read,
+        }
     }
 
     /// Returns what the cache has of a step.
@@ -173,10 +208,10 @@ impl Prepared<'_> {
 
     /// Returns every needed step with what is known of it before it runs.
     pub(crate) fn outlook(&self) -> Vec<Outlook> {
-        let look = |(index, id): (usize, &VertexId)| {
+        let look = |id: &VertexId| {
             let meta = &self.plan.vertices[*id].meta;
             Outlook {
-                number: step_number(index),
+                number: self.numbers[*id],
                 title: meta.title.clone(),
                 place: meta.place.as_ref().map(|p| format!("{}:{}", p.file, p.line_column().0)),
                 key: self.keys.steps[*id].clone(),
@@ -185,7 +220,7 @@ impl Prepared<'_> {
                 reason: self.reasons.get(id).cloned(),
             }
         };
-        self.needed.iter().enumerate().map(look).collect()
+        self.needed.iter().map(look).collect()
     }
 
     /// Ends what the cache has to write, when all layers are packed.
@@ -193,14 +228,53 @@ impl Prepared<'_> {
     /// # Errors
     /// See [`Cache::finish`].
     pub(crate) fn finish_cache(&self) -> Result<()> {
+        if self.cache.wants_all() {
+            self.put_unneeded()?;
+        }
         self.cache.finish()
+    }
+
+    /// Remembers which files of contexts step `id` took.
+    fn remember_files(&self, id: VertexId) {
+        if let Op::File(op) = &self.plan.vertices[id].op {
+            taken::remember(&self.inputs(), op, &self.keys.steps[id].digest);
+        }
+    }
+
+    /// Tells the cache of steps behind those that it had, as far as it has them as well: a shared cache that is written
+    /// anew would forget them otherwise.
+    fn put_unneeded(&self) -> Result<()> {
+        for (id, vertex) in self.plan.vertices.iter().enumerate() {
+            if self.needed.contains(&id) || self.anew[id] || !makes_layer(&vertex.op) {
+                continue;
+            }
+            let wanted = self.engine.compression.to_string();
+            if let Answer::Hit(found) = self.cache.find(&self.keys.steps[id].digest)
+                && found.compression == wanted
+            {
+                self.put_found(id, None, &Arc::new(found.layer()), &found)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the cache of a result that it had.
+    fn put_found(
+        &self,
+        id: VertexId,
+        by_content: Option<&Digest>,
+        layer: &Arc<Layer>,
+        found: &Found,
+    ) -> Result<()> {
+        let by_content = by_content.or(found.by_content.as_ref());
+        self.put(id, (by_content, found.made), layer, &found.packed, found.snapshot.as_deref())
     }
 
     /// Tells the cache of a result.
     fn put(
         &self,
         id: VertexId,
-        by_content: Option<&Digest>,
+        (by_content, made): (Option<&Digest>, Option<u64>),
         layer: &Arc<Layer>,
         packed: &Packed,
         snapshot: Option<&str>,
@@ -212,6 +286,7 @@ impl Prepared<'_> {
             layer,
             packed,
             snapshot,
+            made,
             in_result: self.in_result.contains(&id),
         })
     }
@@ -232,14 +307,18 @@ impl Prepared<'_> {
         jobs: usize,
         publish: &(dyn Fn(VertexId, &Arc<Layer>) + Sync),
     ) -> Result<Solved> {
-        for Outlook { number, title, place, .. } in self.outlook() {
-            self.engine.sink.event(Event::Step { id: number, title, place });
+        for Outlook { number: id, title, place, key, reason, .. } in self.outlook() {
+            self.engine.sink.event(Event::Step { id, title, place });
+            self.engine.sink.event(Event::Key { id, key: key.digest, parts: key.parts, reason });
         }
-        schedule::run(self, jobs, publish)
+        let solved = schedule::run(self, jobs, publish);
+        // Mounts of a context are hashed as they are made.
+        remember(self.engine, &self.contexts);
+        solved
     }
 
     fn step(&self, id: VertexId) -> u32 {
-        step_number(self.needed.range(..id).count())
+        self.numbers[id]
     }
 
     /// Returns the tree that a COPY reads from.
@@ -285,8 +364,22 @@ fn makes_layer(op: &Op) -> bool {
     matches!(op, Op::Exec(_) | Op::File(_))
 }
 
+/// Writes what was learnt of the files of contexts, for the next build.
+fn remember(engine: &Engine, contexts: &BTreeMap<String, SourceTree>) {
+    for context in contexts.values() {
+        let Some(Err(error)) = context.tree.index().map(|index| index.commit()) else { continue };
+        let cause = error.source.as_ref().map(|e| format!(": {e}")).unwrap_or_default();
+        let text = format!("the next build will read {} again: {}{cause}", context.what, error.message);
+        engine.sink.event(Event::Note { text });
+    }
+}
+
 /// Opens the contexts that the plan copies from, and no others.
-fn open_contexts(plan: &Plan, contexts: &BTreeMap<String, Context>) -> Result<BTreeMap<String, SourceTree>> {
+fn open_contexts(
+    engine: &Engine,
+    plan: &Plan,
+    contexts: &BTreeMap<String, Context>,
+) -> Result<BTreeMap<String, SourceTree>> {
     let mut open = BTreeMap::new();
     for vertex in &plan.vertices {
         for from in vertex.op.sources() {
@@ -295,8 +388,12 @@ fn open_contexts(plan: &Plan, contexts: &BTreeMap<String, Context>) -> Result<BT
             let Some(dir) = &context.dir else { continue };
             let what =
                 if name.is_empty() { "the build context".to_owned() } else { format!("context `{name}`") };
+            // What kiln unpacked or fetched itself has a new place each time, or is nobody's to change.
+            let fetched = dir.starts_with(engine.store.root());
+            let index =
+                ContextIndex::open(&engine.store, dir, system_clock).filter(|_| !fetched).map(Arc::new);
             let tree = SourceTree {
-                tree: Arc::new(ContextTree::open(dir, &context.name)?),
+                tree: Arc::new(ContextTree::open_with(dir, &context.name, engine.modes, index)?),
                 ignore: Some(Arc::new(context.ignore.clone())),
                 ignore_file: context.ignore_file.clone(),
                 what,

@@ -1,25 +1,27 @@
 //! One step: taken from the cache, or done.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
-use kiln_oci::Digest;
-use kiln_oci::layer::{LayerReader, LayerWriter, Limits};
+use kiln_oci::layer::{LayerReader, Limits};
 
 use super::Prepared;
+use super::packer::{Inputs, Packer, by_content};
 use super::schedule::Shared;
 use crate::cache::{Answer, Found};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::files::{Assumptions, Destination, LayerIndex, Plan as FilePlan, ViewTree, emit};
+use crate::files::{Assumptions, Destination, LayerIndex, LayerIndexes, Plan as FilePlan, ViewTree, emit};
 use crate::graph::{BaseImage, ExecOp, FileOp, Onto, Op, VertexId};
 use crate::key::Key;
-use crate::progress::Event;
-use crate::rootfs::{Layer, Packed, Rootfs};
+use crate::progress::{Event, Work, span};
+use crate::rootfs::{Layer, Origin, Packed, Rootfs};
 use crate::snapshot::{ClampMtime, Options, diff, pack, remove_stubs};
 use crate::store::{BlobWriter, PendingSnapshot, StepLock};
 
@@ -31,8 +33,8 @@ pub(super) struct Outcome {
 
 type States = BTreeMap<VertexId, Arc<Rootfs>>;
 
-/// The root file systems that a step works on, in the order of its key.
-type Inputs = Vec<Arc<Rootfs>>;
+/// A wait for another build that is shorter than this is not worth a line.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often a step that another build runs is looked at.
 const POLL: Duration = Duration::from_millis(20);
@@ -147,12 +149,13 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
     fn lock(&self) -> Result<(StepLock, bool)> {
         let engine = self.engine();
         let name = format!("step-{}", self.key().digest.hex());
-        let mut waited = false;
+        let (since, mut waited, mut told) = (Instant::now(), false, false);
         loop {
             if let Some(lock) = engine.store.try_lock(&name)? {
                 return Ok((lock, waited));
             }
-            if !waited {
+            if since.elapsed() > PATIENCE && !told {
+                told = true;
                 let title = &self.prepared.plan.vertices[self.id].meta.title;
                 let text = format!("waiting for another build on this machine that runs `{title}`");
                 self.event(Event::Note { text });
@@ -163,19 +166,36 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
         }
     }
 
+    /// Returns what a cache has in the compression that this build wants.
+    fn as_wanted<'f>(&self, found: &'f Found) -> Result<Cow<'f, Found>> {
+        let wanted = self.engine().compression;
+        if found.compression == wanted.to_string() {
+            return Ok(Cow::Borrowed(found));
+        }
+        let packed = self.engine().compressed(&found.layer(), wanted)?;
+        let compression = wanted.to_string();
+        Ok(Cow::Owned(Found { packed, compression, origin: Origin::Store, ..found.clone() }))
+    }
+
     fn cached(&self, parent: Option<Arc<Rootfs>>, found: &Found, states: &States) -> Result<Outcome> {
         self.event(Event::Cached { id: self.number });
         self.shared.cached.fetch_add(1, Ordering::Relaxed);
-        let layer = Arc::new(Layer::existing(found.origin.clone(), found.packed.clone()));
+        let found = &self.as_wanted(found)?;
+        let Packed { descriptor, diff_id } = found.packed.clone();
+        self.event(Event::Layer { id: self.number, layer: descriptor, diff_id });
+        let layer = Arc::new(found.layer());
         if let Some(dir) =
             found.snapshot.as_ref().and_then(|s| self.engine().store.snapshot(self.engine().scheme(), s))
         {
             *layer.files.lock().unwrap_or_else(PoisonError::into_inner) = Some(dir);
         }
         let inputs = self.inputs(parent.as_ref(), states);
-        let settled = inputs.iter().flat_map(|i| &i.layers).all(|layer| layer.packed.peek().is_some());
+        // A hit does not wait for what it was made from, and that may not be made at all.
+        let complete = self.prepared.plan.inputs(self.id).iter().all(|id| states.contains_key(id));
+        let settled =
+            complete && inputs.iter().flat_map(|i| &i.layers).all(|layer| layer.packed.peek().is_some());
         let by_content = if settled { Some(by_content(self.key(), &inputs)?) } else { None };
-        self.prepared.put(self.id, by_content.as_ref(), &layer, &found.packed, found.snapshot.as_deref())?;
+        self.prepared.put_found(self.id, by_content.as_ref(), &layer, found)?;
         self.on_top(parent, layer)
     }
 
@@ -197,7 +217,7 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
         let engine = self.engine();
         let below = parent.as_ref().map(|p| p.layers.clone()).unwrap_or_default();
         self.event(Event::Started { id: self.number });
-        let lower = engine.all_files(&below)?;
+        let lower = self.files_below(&below)?;
         let tree = ViewTree::new(lower.clone(), engine.ids())?;
         let mounted = self.prepared.mounts(&exec.mounts, states)?;
         let pending = engine.store.begin_snapshot()?;
@@ -209,11 +229,12 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
         let layer = Arc::new(Layer::packing(Some(upper.clone())));
         let writer = self.start_packing(&layer)?;
         let packing = Arc::clone(&layer);
-        let step = self.detached(inputs, lock);
+        let packer = self.packer(inputs, lock);
+        let engine = self.engine();
         self.scope.spawn(move || {
-            step.pack(&packing, writer, Some(name), |writer| {
-                let options = Options { clamp: ClampMtime::To(epoch(step.prepared.engine)) };
-                let ids = step.prepared.engine.ids();
+            packer.pack(&packing, writer, Some(name), |writer| {
+                let options = Options { clamp: ClampMtime::To(epoch(engine)) };
+                let ids = engine.ids();
                 let changes = diff(&upper, &lower, &ids, &stubs, options)?;
                 pack(changes, writer)?;
                 Ok(())
@@ -240,7 +261,7 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
         let below = parent.as_ref().map(|p| p.layers.clone()).unwrap_or_default();
         let sources = |copy: &_| self.prepared.source(copy, states);
         let mut dest = match file.onto {
-            Onto::Nothing => Destination::lazy(Vec::new(), None),
+            Onto::Nothing => Destination::lazy(LayerIndexes::default(), None),
             Onto::Parent => self.destination(&below)?,
         };
         let mut plan = FilePlan::new(file, &sources, &dest)?;
@@ -251,41 +272,39 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
         let layer = Arc::new(Layer::packing(None));
         let writer = self.start_packing(&layer)?;
         let packing = Arc::clone(&layer);
-        let step = self.detached(inputs, lock);
+        let packer = self.packer(inputs, lock);
+        let (engine, number, started) = (self.engine(), self.number, self.started);
         self.scope.spawn(move || {
-            let engine = step.prepared.engine;
-            step.pack(&packing, writer, None, |writer| emit(plan, &dest, engine, writer));
-            if packing.packed.peek().is_some() {
-                engine.sink.event(Event::Finished { id: step.number, took: step.started.elapsed() });
-            }
+            packer.pack(&packing, writer, None, |writer| {
+                emit(plan, &dest, engine, writer)?;
+                engine.sink.event(Event::Finished { id: number, took: started.elapsed() });
+                Ok(())
+            });
         });
         self.on_top(parent, layer)
     }
 
+    fn files_below(&self, below: &[Arc<Layer>]) -> Result<Vec<PathBuf>> {
+        let (engine, step) = (self.engine(), Some(self.number));
+        span(&engine.sink, Work::Wait, "files below", step, || engine.all_files(below))
+    }
+
     fn exact(&self, below: &[Arc<Layer>]) -> Result<Destination> {
-        let dirs = self.engine().all_files(below)?;
+        let dirs = self.files_below(below)?;
         Ok(Destination::Exact(Arc::new(ViewTree::new(dirs, self.engine().ids())?)))
     }
 
     /// Returns what the layers below hold, with as little work as the plan allows.
     fn destination(&self, below: &[Arc<Layer>]) -> Result<Destination> {
-        let plan = &self.prepared.plan;
-        let chain = plan.chain(self.id);
-        let base = chain.first().map(|id| &plan.vertices[*id].op);
-        let (base_layers, assumptions) = match base {
-            Some(Op::Image(image)) => {
-                (image.layers.len(), Some(Assumptions::new(&image.config, image.layers.len())))
-            }
-            _ => (0, None),
+        let (plan, chains) = (&self.prepared.plan, &self.prepared.below);
+        let assumptions = match &plan.vertices[chains.base(self.id)].op {
+            Op::Image(image) => Some(Assumptions::new(&image.config, image.layers.len())),
+            _ => None,
         };
-        let executes = chain.iter().any(|id| matches!(plan.vertices[*id].op, Op::Exec(_)));
-        if executes || (assumptions.is_some() && self.prepared.base_read[self.id]) {
+        if chains.executes(self.id) || (assumptions.is_some() && self.prepared.base_read[self.id]) {
             return self.exact(below);
         }
-        let mut layers = Vec::new();
-        for layer in below.iter().skip(base_layers).rev() {
-            layers.push(Arc::new(self.index(layer)?));
-        }
+        let layers = chains.indexes(plan, self.id, below, &|layer| self.index(layer))?;
         Ok(Destination::lazy(layers, assumptions))
     }
 
@@ -299,7 +318,8 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
             None => {
                 let descriptor = self.engine().blob(layer)?;
                 let blob = self.engine().store.open_blob(&descriptor)?;
-                LayerIndex::read(LayerReader::new(blob, Limits::default()).map_err(failed)?)
+                let index = LayerReader::new(blob, Limits::default()).and_then(LayerIndex::read);
+                index.inspect_err(|_| self.engine().lose(&descriptor))
             }
         };
         index.map_err(failed)
@@ -311,93 +331,11 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
         Ok(writer)
     }
 
-    fn detached(&self, inputs: Inputs, lock: StepLock) -> Packer<'scope, 'env> {
-        Packer {
-            inputs,
-            _lock: lock,
-            prepared: self.prepared,
-            shared: self.shared,
-            id: self.id,
-            number: self.number,
-            started: self.started,
-        }
+    fn packer(&self, inputs: Inputs, lock: StepLock) -> Packer<'scope, 'env> {
+        Packer::new(self.prepared, self.shared, self.id, inputs, lock)
     }
 }
 
 fn epoch(engine: &Engine) -> kiln_oci::layer::Timestamp {
     kiln_oci::layer::Timestamp::from_secs(engine.epoch)
-}
-
-/// What a packing thread takes along.
-struct Packer<'scope, 'env> {
-    prepared: &'env Prepared<'env>,
-    shared: &'scope Shared,
-    id: VertexId,
-    number: u32,
-    started: Instant,
-    inputs: Inputs,
-    /// Held until the result is in the cache.
-    _lock: StepLock,
-}
-
-impl Packer<'_, '_> {
-    /// Writes a layer with `fill`, records it, and tells whoever waits for it.
-    fn pack(
-        &self,
-        layer: &Arc<Layer>,
-        mut blob: BlobWriter,
-        snapshot: Option<String>,
-        fill: impl FnOnce(&mut LayerWriter<&mut BlobWriter>) -> Result<()>,
-    ) {
-        let packed = match self.write(&mut blob, fill) {
-            Ok(packed) => blob.finish(&packed.descriptor).and_then(|()| self.record(layer, packed, snapshot)),
-            Err(error) => {
-                // Before readers of the blob learn of it, so that their failure is never taken for the first.
-                self.failed(&error);
-                blob.fail(&error.message);
-                return layer.packed.settle(&Err(error));
-            }
-        };
-        if let Err(error) = &packed {
-            self.failed(error);
-        }
-        layer.packed.settle(&packed);
-    }
-
-    fn failed(&self, error: &Error) {
-        let place = self.prepared.plan.vertices[self.id].meta.place.clone();
-        let failure = crate::rootfs::Failure::of(error).error().at(place);
-        self.prepared.engine.sink.event(Event::Failed { id: self.number, message: error.message.clone() });
-        if self.shared.fail(failure) {
-            self.prepared.engine.cancel.cancel();
-        }
-    }
-
-    fn write(
-        &self,
-        blob: &mut BlobWriter,
-        fill: impl FnOnce(&mut LayerWriter<&mut BlobWriter>) -> Result<()>,
-    ) -> Result<Packed> {
-        let engine = self.prepared.engine;
-        let failed = |e| Error::layer("cannot write the layer", e);
-        let mut writer = LayerWriter::new(blob, engine.compression, engine.workers).map_err(failed)?;
-        fill(&mut writer)?;
-        let finished = writer.finish().map_err(failed)?;
-        Ok(Packed { descriptor: finished.descriptor, diff_id: finished.diff_id })
-    }
-
-    fn record(&self, layer: &Arc<Layer>, packed: Packed, snapshot: Option<String>) -> Result<Packed> {
-        let by_content = by_content(&self.prepared.keys.steps[self.id], &self.inputs)?;
-        self.prepared.put(self.id, Some(&by_content), layer, &packed, snapshot.as_deref())?;
-        Ok(packed)
-    }
-}
-
-/// Returns the key of a step by what its inputs hold, as soon as they are packed.
-fn by_content(key: &Key, inputs: &[Arc<Rootfs>]) -> Result<Digest> {
-    let diff_ids = |rootfs: &Arc<Rootfs>| {
-        rootfs.layers.iter().map(|l| l.packed.wait().map(|packed| packed.diff_id)).collect()
-    };
-    let inputs = inputs.iter().map(diff_ids).collect::<Result<Vec<Vec<Digest>>>>()?;
-    Ok(key.by_content(inputs.iter().map(Vec::as_slice)))
 }

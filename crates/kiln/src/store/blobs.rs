@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kiln_oci::{Descriptor, Digest, MediaType, Verifier};
 
@@ -15,19 +15,31 @@ pub type BlobReader = Verifier<File>;
 /// A document that is read into memory may not be larger; layers are streamed and know no such limit.
 const MAX_DOCUMENT: u64 = 16 << 20;
 
+/// The folder of the store.
+pub(super) const FOLDER: &str = "blobs/sha256";
+
+fn blob_name(digest: &Digest) -> Result<&str> {
+    if digest.algorithm() == "sha256" {
+        return Ok(digest.hex());
+    }
+    Err(Error::input(format!("cannot store `{digest}`: only sha256 digests are supported")))
+}
+
 impl Store {
-    /// Returns where the blob with `digest` lies or would lie.
+    /// Returns where the blob with `digest` lies or would lie; it is used from here on, and nobody deletes it.
     ///
     /// # Errors
-    /// When the digest is not sha256, the only algorithm that kiln stores.
+    /// When the digest is not sha256, the only algorithm that kiln stores, or the use cannot be noted.
     pub fn blob_path(&self, digest: &Digest) -> Result<PathBuf> {
-        if digest.algorithm() == "sha256" {
-            return Ok(self.root().join("blobs/sha256").join(digest.hex()));
-        }
-        Err(Error::input(format!("cannot store `{digest}`: only sha256 digests are supported")))
+        self.using(FOLDER, blob_name(digest)?)
     }
 
-    /// Tells whether the blob is here in full size.
+    /// Gives the blob at `from` its name.
+    pub(super) fn publish_blob(&self, from: &Path, digest: &Digest) -> Result<()> {
+        self.publish(from, FOLDER, blob_name(digest)?)
+    }
+
+    /// Tells whether the blob is here in full size; from then on it stays.
     #[must_use]
     pub fn has(&self, descriptor: &Descriptor) -> bool {
         self.blob_path(&descriptor.digest)

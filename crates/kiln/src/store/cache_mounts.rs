@@ -3,18 +3,24 @@
 //! A cache is found by its [`CacheIdentity`], whose digest is its folder, so that an id may be any text. Whoever
 //! uses one holds a lock on it until the command has ended: shared, so that others may use it too, or alone.
 
-use std::fs::{self, File, Metadata, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use kiln_oci::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::{Store, open_lock};
+use super::Store;
+use super::leases::open_lock;
+use super::size::{self, list};
 use crate::error::{Error, FileContext as _, Result};
 
 /// The folder of the store.
 const FOLDER: &str = "cache-mounts";
+/// The description of a cache, beside its folders.
+const IDENTITY: &str = "id.json";
+/// The lock of a cache, whose time is that of the last use.
+pub(super) const LOCK: &str = "lock";
 /// How often a command that waits for a cache looks again, as in BuildKit.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -122,7 +128,7 @@ impl StoredCache {
     /// Returns the bytes that it takes on disk.
     #[must_use]
     pub fn size(&self) -> u64 {
-        super::prune::disk_use(&self.fs)
+        size::disk_use(&self.fs)
     }
 }
 
@@ -143,11 +149,6 @@ impl Store {
         wait: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Claim> {
         let dir = self.cache_dir(scheme, &identity.key()?);
-        fs::create_dir_all(&dir).on("create", &dir)?;
-        let name = dir.join("id.json");
-        if !name.exists() {
-            self.replace(&name, &identity.json()?)?;
-        }
         let mut number: u32 = 0;
         loop {
             let slot = dir.join(number.to_string());
@@ -157,7 +158,7 @@ impl Store {
                 number = 0;
                 continue;
             }
-            if let Some(claim) = take(&slot, sharing)? {
+            if let Some(claim) = self.take_slot(&slot, identity, sharing)? {
                 return Ok(claim);
             }
             number += 1;
@@ -170,9 +171,23 @@ impl Store {
     /// When a file of the store cannot be made.
     pub fn claim_first(&self, scheme: &str, identity: &CacheIdentity) -> Result<Option<Claim>> {
         let dir = self.cache_dir(scheme, &identity.key()?);
-        fs::create_dir_all(&dir).on("create", &dir)?;
-        self.replace(&dir.join("id.json"), &identity.json()?)?;
-        take(&dir.join("0"), Sharing::Private)
+        self.take_slot(&dir.join("0"), identity, Sharing::Private)
+    }
+
+    /// Takes the cache in `slot`, making it if it does not exist; `None` when somebody has it.
+    ///
+    /// Nobody can delete it between its making and its locking, nor after.
+    fn take_slot(&self, slot: &Path, identity: &CacheIdentity, sharing: Sharing) -> Result<Option<Claim>> {
+        let (json, tmp) = (identity.json()?, self.tmp_path());
+        self.inner.leases.shared(|| {
+            fs::create_dir_all(slot).on("create", slot)?;
+            let name = slot.with_file_name(IDENTITY);
+            if !name.exists() {
+                fs::write(&tmp, &json).on("write", &tmp)?;
+                fs::rename(&tmp, &name).on("rename", &name)?;
+            }
+            take(slot, sharing)
+        })
     }
 
     /// Returns the caches of the store, by id.
@@ -181,17 +196,14 @@ impl Store {
     /// When a folder cannot be listed.
     pub fn cache_mounts(&self) -> Result<Vec<StoredCache>> {
         let mut found = Vec::new();
-        for (slot, used) in dirs(self.root())? {
-            let (Some(number), Some(key)) = (name_of(&slot).parse().ok(), slot.parent()) else { continue };
-            let Ok(bytes) = fs::read(key.join("id.json")) else { continue };
-            let Ok(identity) = serde_json::from_slice::<CacheIdentity>(&bytes) else { continue };
-            let fs = slot.join("fs");
+        for slot in slots(self.root())? {
+            let fs = slot.dir.join("fs");
+            let (Some(identity), Ok(number)) = (slot.identity, name_of(&slot.dir).parse()) else { continue };
             if !fs.exists() {
                 continue;
             }
-            let scheme = key.parent().map(name_of).unwrap_or_default();
-            let used = used.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            found.push(StoredCache { identity, scheme, number, fs, used });
+            let scheme = slot.dir.ancestors().nth(2).map(name_of).unwrap_or_default();
+            found.push(StoredCache { identity, scheme, number, fs, used: slot.used });
         }
         found.sort_by(|a, b| (&a.identity, &a.scheme, a.number).cmp(&(&b.identity, &b.scheme, b.number)));
         Ok(found)
@@ -203,20 +215,52 @@ impl Store {
     /// When its lock cannot be opened.
     pub fn claim_stored(&self, cache: &StoredCache) -> Result<Option<Claim>> {
         let slot = cache.fs.parent().unwrap_or(Path::new("/"));
-        let path = slot.join("lock");
-        let lock = open_lock(&path)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Some(Claim { dir: slot.to_owned(), _lock: lock })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(e)) => Err(e).on("lock", &path),
-        }
+        let path = slot.join(LOCK);
+        self.inner.leases.shared(|| {
+            let lock = File::options().write(true).open(&path).on("open", &path)?;
+            match lock.try_lock() {
+                Ok(()) => Ok(Some(Claim { dir: slot.to_owned(), _lock: lock })),
+                Err(TryLockError::WouldBlock) => Ok(None),
+                Err(TryLockError::Error(e)) => Err(e).on("lock", &path),
+            }
+        })
     }
 }
 
-/// Takes the cache in `slot`, making it if it does not exist; `None` when somebody has it.
+/// A cache mount's folder with the time of its last use.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) dir: PathBuf,
+    /// What it belongs to; `None` when its description is damaged.
+    pub(super) identity: Option<CacheIdentity>,
+    pub(super) used: SystemTime,
+}
+
+/// Tells whether a command has the cache in `slot`. Only for who has the gate alone: for a moment nobody else could
+/// have the cache, and a command that asked then would get another.
+pub(super) fn is_busy(slot: &Path) -> bool {
+    File::open(slot.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_err())
+}
+
+/// Returns the folders of all caches.
+pub(super) fn slots(root: &Path) -> Result<Vec<Slot>> {
+    let mut found = Vec::new();
+    for (scheme, _) in list(&root.join(FOLDER))? {
+        for (key, _) in list(&scheme)? {
+            let bytes = fs::read(key.join(IDENTITY)).unwrap_or_default();
+            let identity: Option<CacheIdentity> = serde_json::from_slice(&bytes).ok();
+            for (dir, meta) in list(&key)?.into_iter().filter(|(_, meta)| meta.is_dir()) {
+                let used = fs::metadata(dir.join(LOCK)).and_then(|lock| lock.modified());
+                let used = used.or_else(|_| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+                found.push(Slot { dir, identity: identity.clone(), used });
+            }
+        }
+    }
+    Ok(found)
+}
+
 fn take(slot: &Path, sharing: Sharing) -> Result<Option<Claim>> {
-    fs::create_dir_all(slot).on("create", slot)?;
-    let path = slot.join("lock");
+    let path = slot.join(LOCK);
     let lock = open_lock(&path)?;
     let taken = match sharing {
         Sharing::Shared => lock.try_lock_shared(),
@@ -227,31 +271,16 @@ fn take(slot: &Path, sharing: Sharing) -> Result<Option<Claim>> {
         Err(TryLockError::WouldBlock) => return Ok(None),
         Err(TryLockError::Error(e)) => return Err(e).on("lock", &path),
     }
-    // `kiln prune --older-than` goes by the last use; where times cannot be set, by the first.
+    // `kiln prune` goes by the last use; where times cannot be set, by the first.
     let _ = lock.set_modified(SystemTime::now());
     Ok(Some(Claim { dir: slot.to_owned(), _lock: lock }))
 }
 
-/// Returns the folder of every cache, with the attributes of its lock, whose time is that of the last use.
-pub(super) fn dirs(root: &Path) -> Result<Vec<(PathBuf, Metadata)>> {
-    let mut found = Vec::new();
-    for (scheme, _) in super::prune::list(&root.join(FOLDER))? {
-        for (key, _) in super::prune::list(&scheme)? {
-            for (slot, _) in super::prune::list(&key)? {
-                if let Ok(lock) = fs::metadata(slot.join("lock")) {
-                    found.push((slot, lock));
-                }
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// Removes the folders of caches of which nothing is left but the name.
+/// Removes the folders of caches of which nothing is left but the name; for who has the gate alone.
 pub(super) fn remove_empty(root: &Path) -> Result<()> {
-    for (scheme, _) in super::prune::list(&root.join(FOLDER))? {
-        for (key, _) in super::prune::list(&scheme)? {
-            if !super::prune::list(&key)?.iter().any(|(_, meta)| meta.is_dir()) {
+    for (scheme, _) in list(&root.join(FOLDER))? {
+        for (key, _) in list(&scheme)? {
+            if !list(&key)?.iter().any(|(_, meta)| meta.is_dir()) {
                 kiln_sandbox::remove_tree(&key).on("remove", &key)?;
             }
         }

@@ -138,8 +138,7 @@ impl BlobWriter {
                 descriptor.digest, descriptor.size
             )));
         }
-        let path = self.store.blob_path(&descriptor.digest)?;
-        std::fs::rename(&self.tmp, &path).on("rename", &path)?;
+        self.store.publish_blob(&self.tmp, &descriptor.digest)?;
         self.finished = true;
         self.end(Ok(descriptor.clone()));
         Ok(())

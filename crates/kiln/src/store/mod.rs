@@ -5,15 +5,25 @@
 //!   oci-layout  index.json         an OCI image layout: `index.json` names the images of `kiln images`
 //!   blobs/sha256/HEX               layers, configs, manifests
 //!   snapshots/SCHEME/ID/fs         one unpacked layer each, ready to be an overlay lower directory
-//!   records/KEY.json               cache key -> layer
+//!   records/KEY                    cache key -> layer
+//!   inputs/KEY                     which files of contexts a step took, to explain later misses
 //!   cache-mounts/SCHEME/KEY/       caches of `RUN --mount=type=cache`; KEY is the digest of what is in id.json
 //!     id.json                      the id and what else tells one cache from another
 //!     N/fs  N/lock                 0, and more when commands at the same time must not share; flock while in use
+//!   history/                       what builds leave behind (see [`crate::history`]); not touched by `kiln prune`
 //!   http/HASH.json                 what a URL gave, and by what its server knows that
 //!   git/COMMIT-OPTIONS/tree        the files of one commit each
+//!   contexts/HASH                  what the files of a context directory were when they were hashed (`contexts/`);
+//!                                  HASH is that of its absolute path, links followed
 //!   locks/NAME                     advisory locks (flock), so that any number of processes share a store
 //!   tmp/NAME/                      work in progress of one process, NAME.lock held while it lives
+//!   tmp/NAME/uses                  what that process uses
+//!   spare/                         an empty directory, so that a full disk can be pruned
 //! ```
+//!
+//! **Deletion.** Any process may delete at any time what no living process uses; [`leases`] says how they know. The time
+//! of the last use is that of the file; of `boot` in a snapshot and a checkout; of `lock` in a cache mount. Snapshots,
+//! checkouts and cache mounts have a file `size` beside it once somebody has counted ([`size`]).
 //!
 //! **Crash safety.** Whatever appears under its final name was written under `tmp` and renamed. Blobs, records
 //! and snapshots are not synced one by one: each can be made again. A blob is checked against its digest
@@ -26,31 +36,40 @@
 
 mod blobs;
 mod cache_mounts;
+mod contexts;
 mod growing;
 mod images;
+mod leases;
 mod prune;
 mod records;
 mod remote;
+mod size;
 mod snapshots;
+mod survey;
+mod upload;
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use blobs::BlobReader;
 pub use cache_mounts::{CacheIdentity, Claim, Sharing, StoredCache};
+pub(crate) use contexts::{ContextIndex, Evidence, Known, Stamp, Visit, system_clock};
 pub use growing::{BlobWriter, Growing, GrowingReader};
 pub(crate) use images::REF_NAME;
 pub use images::StoredImage;
+use leases::Leases;
 pub use prune::{PruneOptions, Pruned};
 pub use records::{Packed, Record};
 pub use snapshots::PendingSnapshot;
+pub use survey::{Amount, Entry, EntryKind, Survey};
+pub(crate) use upload::{Bytes, StoredBlob};
 
 use crate::error::{Error, FileContext as _, Result};
 
 /// Version of the layout above; a store of another version is refused, never guessed at.
-const FORMAT: &str = "kiln store 1\n";
+const FORMAT: &str = "kiln store 2\n";
 
 /// kiln's store on this machine; cheap to clone.
 #[derive(Debug, Clone)]
@@ -61,13 +80,9 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     root: PathBuf,
-    /// This process's folder under `tmp`.
-    tmp: PathBuf,
+    leases: Leases,
     boot: String,
     next: AtomicU64,
-    /// Shared lock: `kiln prune` takes it exclusively, so nothing is deleted under a running build.
-    _in_use: File,
-    _tmp_lock: File,
 }
 
 impl Store {
@@ -76,7 +91,9 @@ impl Store {
     /// # Errors
     /// When the directory cannot be written, or holds a store of another version.
     pub fn open(root: &Path) -> Result<Self> {
-        for folder in ["blobs/sha256", "snapshots", "records", "http", "git", "locks", "tmp"] {
+        for folder in
+            ["blobs/sha256", "snapshots", "records", "inputs", "http", "git", "contexts", "locks", "tmp"]
+        {
             let path = root.join(folder);
             fs::create_dir_all(&path).on("create", &path).map_err(|e| {
                 e.hint("name another directory with `--store DIR` or the variable KILN_STORE")
@@ -100,19 +117,10 @@ impl Store {
         if !layout.exists() {
             write_file(&layout, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         }
-        let in_use = open_lock(&root.join("locks/store"))?;
-        in_use.lock_shared().on("lock", &root.join("locks/store"))?;
-        let (tmp, tmp_lock) = own_tmp(&root.join("tmp"))?;
         let boot =
             fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-        let inner = Inner {
-            root: root.to_owned(),
-            tmp,
-            boot,
-            next: AtomicU64::new(0),
-            _in_use: in_use,
-            _tmp_lock: tmp_lock,
-        };
+        let inner =
+            Inner { root: root.to_owned(), leases: Leases::open(root)?, boot, next: AtomicU64::new(0) };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -125,7 +133,7 @@ impl Store {
     /// Returns a path under this process's temporary folder that nothing else uses.
     #[must_use]
     pub fn tmp_path(&self) -> PathBuf {
-        self.inner.tmp.join(self.inner.next.fetch_add(1, Ordering::Relaxed).to_string())
+        self.inner.leases.dir().join(self.inner.next.fetch_add(1, Ordering::Relaxed).to_string())
     }
 
     /// Waits for the lock called `name` and holds it until the guard is dropped.
@@ -133,10 +141,30 @@ impl Store {
     /// # Errors
     /// When the lock file cannot be made.
     pub fn lock(&self, name: &str) -> Result<File> {
-        let path = self.inner.root.join("locks").join(name);
-        let file = open_lock(&path)?;
-        file.lock().on("lock", &path)?;
-        Ok(file)
+        leases::wait_for(&self.inner.root.join("locks").join(name))
+    }
+
+    /// Returns where the entry `name` of `folder` lies or would lie. From here on nobody deletes it while this process
+    /// lives, and it counts as used now.
+    ///
+    /// Whoever wants a path of an entry gets it here, so that nobody can forget to say that he uses it.
+    ///
+    /// # Errors
+    /// When it cannot be noted, mostly because the disk is full.
+    pub(crate) fn using(&self, folder: &str, name: &str) -> Result<PathBuf> {
+        let entry = format!("{folder}/{name}");
+        let path = self.inner.root.join(&entry);
+        if self.inner.leases.take(&entry)? {
+            touch(&path);
+        }
+        Ok(path)
+    }
+
+    /// Gives the entry `name` of `folder` its name and content, which lie at `from`; it is used, as by [`Store::using`].
+    pub(crate) fn publish(&self, from: &Path, folder: &str, name: &str) -> Result<()> {
+        let entry = format!("{folder}/{name}");
+        let path = self.inner.root.join(&entry);
+        self.inner.leases.take_with(&entry, || fs::rename(from, &path).on("rename", from))
     }
 
     /// Takes the lock called `name` if nobody has it. Its file goes when it is given up, so that names may be many.
@@ -144,28 +172,26 @@ impl Store {
     /// # Errors
     /// When the lock file cannot be made.
     pub fn try_lock(&self, name: &str) -> Result<Option<StepLock>> {
-        use std::os::unix::fs::MetadataExt as _;
         let path = self.inner.root.join("locks").join(name);
-        loop {
-            let file = open_lock(&path)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(e)) => return Err(e).on("lock", &path),
-            }
-            // Who had it before may have removed the file between opening and locking: then this is nobody's lock.
-            let named = fs::metadata(&path).ok().map(|meta| meta.ino());
-            if named == Some(file.metadata().on("stat", &path)?.ino()) {
-                return Ok(Some(StepLock { path, _file: file }));
-            }
-        }
+        Ok(leases::try_for(&path)?.map(|file| StepLock { path, _file: file }))
     }
 
     /// Writes a small file under a temporary name and renames it to `path`.
     pub(crate) fn replace(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let tmp = self.tmp_path();
         fs::write(&tmp, bytes).on("write", &tmp)?;
-        fs::rename(&tmp, path).on("rename", path)
+        self.inner.leases.shared(|| fs::rename(&tmp, path).on("rename", path))
+    }
+
+    /// Tells whether a directory was made since the machine started, and if so, that it is used.
+    fn is_trusted(&self, dir: &Path) -> bool {
+        let mark = dir.join(BOOT);
+        let trusted = fs::read_to_string(&mark).is_ok_and(|boot| boot == self.inner.boot);
+        if trusted {
+            // The mark has the time of the last use: that of the directory changes with its size file.
+            touch(&mark);
+        }
+        trusted
     }
 }
 
@@ -183,46 +209,15 @@ impl Drop for StepLock {
     }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        // Best effort: what stays is removed by the next process that opens the store.
-        let _ = kiln_sandbox::remove_tree(&self.tmp);
-        let _ = fs::remove_file(self.tmp.with_extension("lock"));
-    }
-}
+/// The file in a directory of the store that says during which boot of the machine it was made.
+const BOOT: &str = "boot";
 
-fn open_lock(path: &Path) -> Result<File> {
-    File::options().create(true).truncate(false).write(true).open(path).on("open", path)
-}
-
-/// Makes this process's folder under `tmp`, and removes the folders of processes that are gone.
-fn own_tmp(parent: &Path) -> Result<(PathBuf, File)> {
-    let entries = fs::read_dir(parent).on("list", parent)?;
-    for entry in entries.flatten() {
-        let lock = entry.path();
-        if lock.extension().is_none_or(|e| e != "lock") {
-            continue;
-        }
-        let Ok(file) = File::options().write(true).open(&lock) else { continue };
-        if file.try_lock().is_ok() {
-            let _ = kiln_sandbox::remove_tree(&lock.with_extension(""));
-            let _ = fs::remove_file(&lock);
-        }
-    }
-    for attempt in 0..1000_u32 {
-        let name = format!("{}-{attempt}", std::process::id());
-        let (dir, lock) = (parent.join(&name), parent.join(format!("{name}.lock")));
-        let Ok(file) = File::options().create_new(true).write(true).open(&lock) else { continue };
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => continue,
-            Err(TryLockError::Error(e)) => return Err(e).on("lock", &lock),
-        }
-        let _ = kiln_sandbox::remove_tree(&dir);
-        fs::create_dir(&dir).on("create", &dir)?;
-        return Ok((dir, file));
-    }
-    Err(Error::environment(format!("no free name for a temporary folder in `{}`", parent.display())))
+/// Sets the time of the last use. Only the order of deletion depends on it, so a failure is none.
+fn touch(path: &Path) {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
+    // Both times, and both the present one, is what somebody may set who may write and is not the owner.
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    let _ = utimensat(CWD, path, &Timestamps { last_access: now, last_modification: now }, AtFlags::empty());
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {

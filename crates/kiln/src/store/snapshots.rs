@@ -1,10 +1,10 @@
 //! Unpacked layers, one directory each.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::error::{FileContext as _, Result};
-use crate::store::Store;
+use crate::store::{BOOT, Store};
 
 /// A layer directory in the making: `fs` fills, `work` is the overlay's scratch space.
 ///
@@ -16,17 +16,16 @@ pub struct PendingSnapshot {
     committed: bool,
 }
 
-impl Store {
-    fn snapshot_dir(&self, scheme: &str, id: &str) -> PathBuf {
-        self.root().join("snapshots").join(scheme).join(id)
-    }
+fn folder(scheme: &str) -> String {
+    format!("snapshots/{scheme}")
+}
 
-    /// Returns the directory of an unpacked layer, if it is here and can be trusted.
+impl Store {
+    /// Returns the directory of an unpacked layer, if it is here and can be trusted; it stays then.
     #[must_use]
     pub fn snapshot(&self, scheme: &str, id: &str) -> Option<PathBuf> {
-        let dir = self.snapshot_dir(scheme, id);
-        let boot = fs::read_to_string(dir.join("boot")).ok()?;
-        (boot == self.inner.boot).then(|| dir.join("fs"))
+        let dir = self.using(&folder(scheme), id).ok()?;
+        self.is_trusted(&dir).then(|| dir.join("fs"))
     }
 
     /// Starts a layer directory.
@@ -72,20 +71,21 @@ impl PendingSnapshot {
     /// When it cannot be renamed.
     pub fn commit(mut self, scheme: &str, id: &str) -> Result<PathBuf> {
         let _ = kiln_sandbox::remove_tree(&self.work());
-        let target = self.store.snapshot_dir(scheme, id);
-        let parent = target.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(parent).on("create", parent)?;
-        fs::write(self.dir.join("boot"), &self.store.inner.boot).on("write", &self.dir)?;
+        let folder = folder(scheme);
+        let parent = self.store.root().join(&folder);
+        fs::create_dir_all(&parent).on("create", &parent)?;
+        fs::write(self.dir.join(BOOT), &self.store.inner.boot).on("write", &self.dir)?;
         let _lock = self.store.lock("snapshots")?;
         if let Some(theirs) = self.store.snapshot(scheme, id) {
             return Ok(theirs);
         }
+        let target = parent.join(id);
         if target.exists() {
             // From before a reboot: not trusted, and nobody of this boot can be using it.
             let old = self.store.tmp_path();
             fs::rename(&target, &old).on("rename", &target)?;
         }
-        fs::rename(&self.dir, &target).on("rename", &target)?;
+        self.store.publish(&self.dir, &folder, id)?;
         self.committed = true;
         Ok(target.join("fs"))
     }

@@ -1,6 +1,6 @@
 use std::io::{Read as _, Write as _};
 
-use kiln_oci::{Descriptor, MediaType};
+use kiln_oci::{Descriptor, Digest, MediaType};
 
 use super::*;
 
@@ -70,12 +70,8 @@ fn leftovers_of_a_dead_process_are_removed_and_a_live_one_is_left_alone() {
     fs::write(root.join("tmp/dead.lock"), b"").unwrap();
     let second = Store::open(&root).unwrap();
     assert!(!root.join("tmp/dead").exists());
-    assert!(live.inner.tmp.join("0").exists());
-    assert!(
-        Store::prune(&root, PruneOptions::default()).unwrap_err().message.contains("a build is using it")
-    );
+    assert!(live.inner.leases.dir().join("0").exists());
     drop((live, second));
-    Store::prune(&root, PruneOptions { images: true, older_than: None }).unwrap();
     fs::remove_dir_all(root).unwrap();
 }
 
@@ -96,8 +92,8 @@ fn prune_keeps_what_images_need() {
     store.put_image(Some(&"app:1".parse().unwrap()), &manifest).unwrap();
     assert_eq!(store.images().unwrap().len(), 1);
     drop(store);
-    let pruned = Store::prune(&root, PruneOptions::default()).unwrap();
-    assert_eq!(pruned.entries, 1);
+    let pruned = Store::prune(&root, &PruneOptions::default()).unwrap();
+    assert_eq!(pruned.entries.len(), 1);
     let store = Store::open(&root).unwrap();
     assert!(store.has(&layer) && store.has(&config) && store.has(&manifest) && !store.has(&unused));
     assert!(store.find_image(&"app:1".parse().unwrap()).unwrap().is_some());
@@ -130,5 +126,76 @@ fn snapshots_of_an_earlier_boot_are_not_trusted() {
     let again = store.begin_snapshot().unwrap().commit("host", "a").unwrap();
     assert_eq!(store.snapshot("host", "a"), Some(again));
     drop(store);
+    fs::remove_dir_all(root).unwrap();
+}
+
+#[test]
+fn what_a_process_asked_for_stays_until_it_ends_and_what_it_makes_too() {
+    let root = scratch("leases");
+    let all = PruneOptions { images: true, ..PruneOptions::default() };
+    let left = || fs::read_dir(root.join("blobs/sha256")).unwrap().count();
+    let maker = Store::open(&root).unwrap();
+    let blob = maker.write_blob(MediaType::OCI_LAYER, b"layer").unwrap();
+    let other = maker.write_blob(MediaType::OCI_LAYER, b"other").unwrap();
+    let key = Digest::sha256(b"key");
+    let record = |layer: &Descriptor| {
+        let packed = Packed { descriptor: layer.clone(), diff_id: Digest::sha256(b"") };
+        Record::new("RUN x", [("gzip:3".to_owned(), packed)].into())
+    };
+    maker.put_record(&key, &record(&blob)).unwrap();
+    maker.put_record(&Digest::sha256(b"lone"), &record(&other)).unwrap();
+    let pruned = Store::prune(&root, &all).unwrap();
+    assert_eq!((pruned.entries.len(), pruned.in_use), (0, 4), "its maker lives");
+    let user = Store::open(&root).unwrap();
+    drop(maker);
+    assert!(user.has(&blob));
+    let pruned = Store::prune(&root, &all).unwrap();
+    assert_eq!((pruned.entries.len(), pruned.in_use), (2, 2), "one blob and its record have a user");
+    assert!(user.record(&key).is_some() && user.has(&blob) && !user.has(&other));
+    drop(user);
+    Store::prune(&root, &all).unwrap();
+    assert_eq!((left(), fs::read_dir(root.join("records")).unwrap().count()), (0, 0));
+    fs::remove_dir_all(root).unwrap();
+}
+
+#[test]
+fn a_record_goes_before_its_layer_and_the_layer_takes_it_along() {
+    let root = scratch("together");
+    let store = Store::open(&root).unwrap();
+    let layer = store.write_blob(MediaType::OCI_LAYER, b"layer").unwrap();
+    let packed = Packed { descriptor: layer.clone(), diff_id: Digest::sha256(b"") };
+    let record = Record::new("x", [("gzip:3".to_owned(), packed)].into());
+    store.put_record(&Digest::sha256(b"a"), &record).unwrap();
+    store.put_record(&Digest::sha256(b"b"), &record).unwrap();
+    drop(store);
+    let layers = PruneOptions { kinds: vec![EntryKind::Layer], ..PruneOptions::default() };
+    let dry = Store::prune(&root, &PruneOptions { dry_run: true, ..layers.clone() }).unwrap();
+    let went: Vec<EntryKind> = dry.entries.iter().map(|entry| entry.kind).collect();
+    assert_eq!(went, [EntryKind::Record, EntryKind::Record, EntryKind::Layer]);
+    assert!(Store::open(&root).unwrap().has(&layer), "a dry run deletes nothing");
+    let pruned = Store::prune(&root, &layers).unwrap();
+    assert_eq!(pruned.by_kind()[&EntryKind::Record].entries, 2);
+    assert!(!Store::open(&root).unwrap().has(&layer));
+    fs::remove_dir_all(root).unwrap();
+}
+
+#[test]
+fn a_lock_whose_file_was_deleted_is_taken_anew() {
+    let root = scratch("lock-files");
+    let store = Store::open(&root).unwrap();
+    let first = store.lock("name").unwrap();
+    let waiting = {
+        let store = store.clone();
+        std::thread::spawn(move || store.lock("name").unwrap())
+    };
+    // Whoever waits has the old file open; deleted under the lock, as `kiln prune` does it, that keeps nobody out.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    fs::remove_file(root.join("locks/name")).unwrap();
+    drop(first);
+    let second = waiting.join().unwrap();
+    assert!(root.join("locks/name").exists());
+    let other = File::open(root.join("locks/name")).unwrap();
+    assert!(other.try_lock().is_err(), "the lock is that of the file that is there");
+    drop((second, store));
     fs::remove_dir_all(root).unwrap();
 }

@@ -1,6 +1,7 @@
 //! Layers there and back, and what the reader makes of bytes that no writer of ours would produce.
 
 mod archives;
+mod estargz;
 mod forms;
 mod hostile;
 mod oracles;

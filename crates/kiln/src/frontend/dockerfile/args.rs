@@ -8,11 +8,12 @@ use super::vars::{PROXIES, platform_args};
 use crate::request::BuildRequest;
 
 /// Build arguments that change what kiln does, without an ARG in the file.
-const EFFECTIVE: [&str; 7] = [
+const EFFECTIVE: [&str; 8] = [
     "BUILDKIT_BUILD_NAME",
     "BUILDKIT_CACHE_MOUNT_NS",
     "BUILDKIT_CONTEXT_KEEP_GIT_DIR",
     "BUILDKIT_DOCKERFILE_CHECK",
+    "BUILDKIT_INLINE_CACHE",
     "BUILDKIT_SANDBOX_HOSTNAME",
     "BUILDKIT_SYNTAX",
     "SOURCE_DATE_EPOCH",

@@ -1,6 +1,7 @@
 //! Layers on disk, against what the kernel makes of them where it lets us.
 
 mod diffing;
+mod merging;
 mod overlay;
 mod trees;
 mod unpacking;

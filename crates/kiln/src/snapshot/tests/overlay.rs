@@ -78,6 +78,25 @@ fn root_a_view_shows_what_the_kernel_shows() {
 }
 
 #[test]
+fn root_a_merged_run_shows_the_kernel_what_its_layers_show() {
+    for seed in 0..10 {
+        let scratch = Scratch::new();
+        let mut random = trees::Random(seed);
+        let mut layers = stack(&scratch, &[random.tree()]);
+        for number in 0..3 {
+            let dir = scratch.dir(&format!("step-{number}"));
+            unpack_into(&dir, &trees::step(&mut random, &layers), &*ids()).unwrap();
+            layers.insert(0, dir);
+        }
+        let expect = viewed(&layers);
+        let run = scratch.dir("run");
+        merge(&layers[..3], &run).unwrap();
+        let Some((mount, _)) = mounted(&scratch, &[run, layers[3].clone()]) else { return };
+        assert_eq!(listed(&mount.0), expect, "seed {seed}");
+    }
+}
+
+#[test]
 fn root_a_difference_is_what_a_step_did() {
     use std::fs;
     let scratch = Scratch::new();

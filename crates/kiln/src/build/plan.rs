@@ -1,0 +1,210 @@
+//! From a request to a plan: the engine, the context, the names, the time and the isolation of a build.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use kiln_oci::layer::Compression;
+use kiln_remote::Client;
+use kiln_sandbox::Requested;
+
+use super::{DEFAULT_EPOCH, EngineConfig};
+use crate::address;
+use crate::cancel::Cancel;
+use crate::context::{self, Context};
+use crate::engine::{Engine, sandbox_error};
+use crate::error::{Error, Result};
+use crate::fetch;
+use crate::frontend::dockerfile::{
+    EpochSource, Lowered, Pin, Pins, Source, checks, epoch_source, lower, notices,
+};
+use crate::graph::{Op, Plan};
+use crate::history::{PinRecord, Recorder};
+use crate::pin;
+use crate::progress::{Event, Phase, Sink};
+use crate::request::{BuildRequest, CompressionChoice, IsolationChoice, Output};
+use crate::store::Store;
+
+/// A build that is known in full and has not begun.
+pub(super) struct Planned<'r> {
+    /// The request, with the time of the build in it.
+    pub(super) request: Cow<'r, BuildRequest>,
+    pub(super) plan: Plan,
+    /// Contexts by name.
+    pub(super) contexts: BTreeMap<String, Context>,
+}
+
+/// Refuses what no plan could be made of.
+pub(super) fn check(request: &BuildRequest) -> Result<()> {
+    if request.outputs.contains(&Output::Registry) && request.tags.is_empty() {
+        return Err(Error::input("a push needs a name for the image").hint("add `-t REGISTRY/NAME:TAG`"));
+    }
+    if let Some(name) = request.tags.iter().find(|t| t.digest().is_some()) {
+        return Err(Error::input(format!(
+            "`{name}` cannot name the result: a digest is the outcome of a build, not its name"
+        )));
+    }
+    Ok(())
+}
+
+/// Returns what all steps of a build share.
+pub(crate) fn engine(
+    config: &EngineConfig,
+    request: &BuildRequest,
+    sink: &Sink,
+    cancel: &Cancel,
+) -> Result<Engine> {
+    let (client, cancel) = self::client(config, cancel)?;
+    let none = kiln_sandbox::choose(Requested::None, &config.namespace, &config.store);
+    let isolation = none.map_err(|e| sandbox_error("cannot look at this machine", e))?;
+    Ok(Engine {
+        store: Store::open(&config.store)?,
+        client,
+        sink: Arc::clone(sink),
+        cancel,
+        isolation,
+        compression: match request.compression {
+            CompressionChoice::Gzip(None) | CompressionChoice::Estargz(_) => Compression::default(),
+            CompressionChoice::Gzip(Some(level)) => Compression::Gzip { level: u32::from(level) },
+            CompressionChoice::Zstd(level) => Compression::Zstd { level: level.map_or(3, i32::from) },
+            CompressionChoice::Uncompressed => Compression::None,
+        },
+        workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        epoch: DEFAULT_EPOCH,
+        modes: request.modes,
+        limits: request.limits,
+        resolv_conf: config.resolv_conf.clone(),
+        hosts: config.hosts.clone(),
+        grants: crate::mounts::read_grants(request)?,
+        lost: Mutex::default(),
+    })
+}
+
+/// Returns a client of registries, and the switch that stops it and what it works for.
+pub(super) fn client(config: &EngineConfig, cancel: &Cancel) -> Result<(Client, Cancel)> {
+    let client = Client::new(config.client.clone())?;
+    let handle = client.cancel_handle();
+    let cancel = cancel.child();
+    cancel.on_cancel(move || handle.cancel());
+    Ok((client, cancel))
+}
+
+/// Opens the context, resolves names and makes the plan; `recorder` is told what names stand for.
+pub(super) fn make<'r>(
+    engine: &mut Engine,
+    config: &EngineConfig,
+    request: &'r BuildRequest,
+    recorder: Option<&Recorder>,
+) -> Result<Planned<'r>> {
+    let sink = Arc::clone(&engine.sink);
+    let phase = |name: &str| Phase::begin(&sink, name);
+    let opening = phase("open the context");
+    let fetched = fetch::context(engine, request)?;
+    let opened = context::open(request, &engine.store, config.stdin, fetched)?;
+    let source = Source::parse(&opened.dockerfile, &opened.text, request)?;
+    opening.end();
+    for notice in notices(request, &source) {
+        sink.event(Event::Warning { text: notice.0, place: None });
+    }
+    let mut pins = Pins::new();
+    let dated = date(engine, request, &source, opened.time, &mut pins)?;
+    let request = dated.map_or(Cow::Borrowed(request), Cow::Owned);
+    let planned = plan(engine, &request, &source, &mut pins);
+    if let Some(recorder) = recorder {
+        recorder.pinned(pins.values().filter_map(pin_record).collect());
+    }
+    // A finding may be what a failure comes from, so it is shown in any case.
+    let checking = phase("check the Dockerfile");
+    let checked = checks::warn(&request, &source, &pins, &opened.context.ignore, &sink);
+    checking.end();
+    let plan = planned.and_then(|plan| checked.map(|()| plan))?;
+    isolate(engine, config, &request, &plan)?;
+    if let Some(recorder) = recorder.filter(|_| plan.vertices.iter().any(|v| matches!(v.op, Op::Exec(_)))) {
+        let text = engine.isolation.to_string();
+        recorder.isolated(text.strip_prefix("isolation ").unwrap_or(&text).to_owned());
+    }
+    let contexts = pin::contexts(opened.context, &request)?;
+    Ok(Planned { request, plan, contexts })
+}
+
+/// Returns a pin for the record; the files of a directory have no digest of their own.
+fn pin_record(pin: &Pin) -> Option<PinRecord> {
+    let (name, digest) = match pin {
+        Pin::Image(base) => (base.name.clone(), base.digest.to_string()),
+        Pin::Http(file) => (file.url.to_string(), file.digest.to_string()),
+        Pin::Git(commit) => (commit.address.to_string(), commit.commit.clone()),
+        Pin::Directory(_) => return None,
+    };
+    Some(PinRecord { name, digest })
+}
+
+/// Gives the build its time. Where a word stands for it, the request comes back with the number in its place, so that
+/// `ARG SOURCE_DATE_EPOCH` has it too.
+fn date(
+    engine: &mut Engine,
+    request: &BuildRequest,
+    source: &Source,
+    context: Option<i64>,
+    pins: &mut Pins,
+) -> Result<Option<BuildRequest>> {
+    let found = match epoch_source(request, source)? {
+        EpochSource::Unset => return Ok(None),
+        EpochSource::Seconds(seconds) => {
+            engine.epoch = seconds;
+            return Ok(None);
+        }
+        EpochSource::Timeless => None,
+        EpochSource::Context => context,
+        EpochSource::Elsewhere(ask) => {
+            let pin = pin::elsewhere(engine, &ask)?;
+            let time = match &pin {
+                Pin::Http(file) => file.last_modified,
+                Pin::Git(commit) => Some(fetch::git::tree(engine, commit)?.time),
+                Pin::Image(_) | Pin::Directory(_) => None,
+            };
+            pins.insert(ask.key(), pin);
+            time
+        }
+    };
+    engine.epoch = found.unwrap_or(DEFAULT_EPOCH);
+    let mut request = request.clone();
+    let text = found.map(|time| time.to_string()).unwrap_or_default();
+    request.build_args.insert("SOURCE_DATE_EPOCH".to_owned(), text);
+    Ok(Some(request))
+}
+
+/// Lowers the Dockerfile, resolving names until none is missing.
+fn plan(engine: &Engine, request: &BuildRequest, source: &Source, pins: &mut Pins) -> Result<Plan> {
+    loop {
+        let lowering = Phase::begin(&engine.sink, "lower the Dockerfile");
+        let lowered = lower(request, source, pins)?;
+        lowering.end();
+        match lowered {
+            Lowered::Plan(plan) => return Ok(plan),
+            Lowered::Wanted(wanted) => {
+                let names: Vec<&str> = wanted.iter().map(|w| w.name.as_str()).collect();
+                let name = address::mask(&format!("resolve {}", names.join(", ")));
+                let _resolving = Phase::begin(&engine.sink, &name);
+                pin::resolve(engine, request, wanted, pins)?;
+            }
+        }
+        engine.cancel.check()?;
+    }
+}
+
+/// Chooses the isolation, unless the plan runs nothing: then none is needed, and none is looked for.
+fn isolate(engine: &mut Engine, config: &EngineConfig, request: &BuildRequest, plan: &Plan) -> Result<()> {
+    if !plan.vertices.iter().any(|v| matches!(v.op, Op::Exec(_))) {
+        return Ok(());
+    }
+    let _choosing = Phase::begin(&engine.sink, "choose the isolation");
+    let requested = match request.isolation {
+        IsolationChoice::Auto => Requested::Auto,
+        IsolationChoice::Userns => Requested::Userns,
+        IsolationChoice::UsernsSingle => Requested::UsernsSingle,
+        IsolationChoice::None => Requested::None,
+    };
+    engine.isolation = kiln_sandbox::choose(requested, &config.namespace, &config.store)
+        .map_err(|e| sandbox_error("the isolation that was asked for is not possible here", e))?;
+    Ok(())
+}
