@@ -11,6 +11,9 @@ use crate::cargo::{cargo, root, run as run_command, target_dir};
 const BASELINE: &str = "xtask/bench-baseline.txt";
 
 pub(crate) fn run(args: &[&str]) -> Outcome {
+    if let ["growth", rest @ ..] = args {
+        return growth(rest);
+    }
     if !matches!(args, [] | ["--save"]) {
         return Err(format!("`bench` does not know `{}`", args.join(" ")));
     }
@@ -27,5 +30,22 @@ pub(crate) fn run(args: &[&str]) -> Outcome {
     let release = target_dir()?.join("release");
     let mut bench = Command::new(release.join("xtask-bench"));
     bench.arg(release.join("kiln")).arg(release.join("kiln-host-base")).arg(root().join(BASELINE)).args(args);
+    run_command(&mut bench)
+}
+
+/// How cost grows with the input; what the options mean is the business of the measurements.
+fn growth(args: &[&str]) -> Outcome {
+    let mut build = vec!["build", "--release", "-p", "kiln-testkit", "-p", "xtask-bench"];
+    let own = !args.contains(&"--kiln");
+    if own {
+        build.extend(["-p", "kiln-cli"]);
+    }
+    run_command(&mut cargo(build)?)?;
+    let release = target_dir()?.join("release");
+    let mut bench = Command::new(release.join("xtask-bench"));
+    bench.arg("growth").arg(release.join("kiln-host-base")).args(args);
+    if own {
+        bench.arg("--kiln").arg(release.join("kiln"));
+    }
     run_command(&mut bench)
 }

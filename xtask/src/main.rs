@@ -34,6 +34,8 @@ const HELP: &str = "Usage: cargo xtask COMMAND
   tidy          check the rules of the house
   bench         measure, and compare with xtask/bench-baseline.txt
   bench --save  measure, and make the result the baseline
+  bench growth [--kiln PATH] [--out SVG] [--json FILE] [--only files,layer,steps] [--quick] [--draw]
+                measure how time and memory grow with the input (docs/performance.md)
   fuzz [TARGET] [--seconds N]   search for inputs that break a promise of the Dockerfile language
   fuzz TARGET FILE              run one such input again";
 

@@ -1,4 +1,5 @@
-//! Measures kiln: `xtask-bench KILN HOST-BASE BASELINE [--save]`, started by `cargo xtask bench`.
+//! Measures kiln: `xtask-bench KILN HOST-BASE BASELINE [--save]`, started by `cargo xtask bench`, and
+//! `xtask-bench growth …`, started by `cargo xtask bench growth` and described in `growth/mod.rs`.
 //!
 //! Every measurement is a rate. Divided by the speed of a plain loop on one processor in the same run, it becomes
 //! a ratio that can be compared with another machine's, roughly: processors differ in more than one way, and the
@@ -12,6 +13,7 @@
 )]
 
 mod baseline;
+mod growth;
 mod measure;
 
 use std::path::Path;
@@ -33,15 +35,19 @@ pub(crate) struct Measured {
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let (paths, save) = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [kiln, base, baseline] => ([*kiln, *base, *baseline].map(str::to_owned), false),
-        [kiln, base, baseline, "--save"] => ([*kiln, *base, *baseline].map(str::to_owned), true),
+    let outcome = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["growth", rest @ ..] => growth::run(rest),
+        [kiln, base, baseline] => run(&[kiln, base, baseline], false),
+        [kiln, base, baseline, "--save"] => run(&[kiln, base, baseline], true),
         _ => {
-            eprintln!("usage: xtask-bench KILN HOST-BASE BASELINE [--save]");
+            eprintln!(
+                "usage: xtask-bench KILN HOST-BASE BASELINE [--save]\n       xtask-bench {}",
+                growth::USAGE
+            );
             return ExitCode::from(2);
         }
     };
-    match run(&paths, save) {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -50,7 +56,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run([kiln, base, baseline]: &[String; 3], save: bool) -> Outcome {
+fn run([kiln, base, baseline]: &[&str; 3], save: bool) -> Outcome {
     let loops = measure::calibrate();
     println!("calibration: {:.0} million steps of a plain loop per second", loops / 1e6);
     let measured = measure::all(Path::new(kiln), Path::new(base))?;
