@@ -182,15 +182,29 @@ pub fn choose(
     namespace: &BuildNamespace,
     store_dir: &Path,
 ) -> Result<Isolation, Error> {
+    let expected = expected(requested, namespace)?;
+    if expected.mode == Mode::None {
+        return Ok(expected);
+    }
+    match (prove(&expected, store_dir), requested) {
+        (Err(reason), Requested::Auto) => Ok(Isolation::none(namespace, Some(reason))),
+        (proven, _) => proven,
+    }
+}
+
+/// Returns what [`choose`] tries, untried: how owners are kept on disk is known by it, and whether a command can be run is
+/// not.
+///
+/// # Errors
+/// When what was asked for cannot be had with the ids of this process.
+pub fn expected(requested: Requested, namespace: &BuildNamespace) -> Result<Isolation, Error> {
     match requested {
         Requested::None => Ok(Isolation::none(namespace, None)),
-        Requested::Userns => prove(&candidate(namespace, Mode::Userns)?, store_dir),
-        Requested::UsernsSingle => prove(&candidate(namespace, Mode::UsernsSingle)?, store_dir),
+        Requested::Userns => candidate(namespace, Mode::Userns),
+        Requested::UsernsSingle => candidate(namespace, Mode::UsernsSingle),
         Requested::Auto => {
             let mode = if namespace.ids == IdMap::Single { Mode::UsernsSingle } else { Mode::Userns };
-            candidate(namespace, mode)
-                .and_then(|isolation| prove(&isolation, store_dir))
-                .or_else(|reason| Ok(Isolation::none(namespace, Some(reason))))
+            candidate(namespace, mode).or_else(|reason| Ok(Isolation::none(namespace, Some(reason))))
         }
     }
 }

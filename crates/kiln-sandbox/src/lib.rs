@@ -34,7 +34,7 @@ mod wire;
 pub use build_namespace::{BuildNamespace, IdMap, enter_build_namespace};
 pub use error::Error;
 pub use helper::run_if_helper;
-pub use isolation::{Ids, Isolation, Mode, ProcMount, Requested, choose, probe};
+pub use isolation::{Ids, Isolation, Mode, ProcMount, Requested, choose, expected, probe};
 pub use remove::remove_tree;
 pub use rootdir::RootDir;
 pub use running::{Exit, Finished, Killer, Running, Sandbox, Stdio};

@@ -157,7 +157,7 @@ fn recorded(
     loop {
         // Copied only where a second attempt is possible.
         let again = if imports.is_empty() { None } else { Some(plan.clone()) };
-        let result = run(engine, config, &request, plan, &contexts, &imports);
+        let result = run(engine, config, &request, plan, &contexts, (&imports, recorder));
         let lost = std::mem::take(&mut *engine.lost.lock().unwrap_or_else(PoisonError::into_inner));
         match (result, again) {
             // A cache that promised what it does not have must not be the reason why a build fails.
@@ -191,7 +191,7 @@ fn run(
     request: &BuildRequest,
     plan: Plan,
     contexts: &BTreeMap<String, Context>,
-    imports: &Imports,
+    (imports, recorder): (&Imports, &Recorder),
 ) -> Result<Receipt> {
     let phase = |name: &str| Phase::begin(&engine.sink, name);
     std::thread::scope(|scope| {
@@ -199,13 +199,15 @@ fn run(
         let inline = exports.inline.clone();
         let caches = caches(engine, request, imports, exports);
         let prepared = prepare(engine, plan, contexts, caches, request)?;
-        let plan = &prepared.plan;
-        let spec = plan.images.first().ok_or_else(|| Error::internal("the plan has no image"))?;
-        let chain = plan.chain(spec.rootfs);
-        result::count_layers(engine, plan, &chain)?;
+        let spec = prepared.plan.images.first().ok_or_else(|| Error::internal("the plan has no image"))?;
+        let chain = prepared.plan.chain(spec.rootfs);
+        result::count_layers(engine, &prepared.plan, &chain)?;
         if let Some(command) = prepared.first_command() {
+            plan::prove(engine, config, request)?;
             engine.require_sandbox().map_err(|e| e.at(command.meta.place.clone()))?;
-            engine.sink.event(Event::Note { text: engine.isolation.to_string() });
+            let isolation = engine.isolation().to_string();
+            recorder.isolated(isolation.strip_prefix("isolation ").unwrap_or(&isolation).to_owned());
+            engine.sink.event(Event::Note { text: isolation });
             if let Some(why) = &config.namespace.note {
                 engine.sink.event(Event::Note { text: format!("there are no more user ids here: {why}") });
             }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use kiln_oci::layer::{Compression, LayerReader, Limits};
@@ -34,7 +34,10 @@ pub(crate) struct Engine {
     pub(crate) client: Client,
     pub(crate) sink: Sink,
     pub(crate) cancel: Cancel,
+    /// What RUN is expected to get: how owners are kept follows from it.
     pub(crate) isolation: Isolation,
+    /// What RUN gets, once a command has to be run and a sandbox was tried.
+    pub(crate) proven: OnceLock<Isolation>,
     pub(crate) compression: Compression,
     pub(crate) workers: usize,
     pub(crate) epoch: i64,
@@ -114,9 +117,14 @@ impl Engine {
         }
     }
 
+    /// Returns the isolation, as far as it is known.
+    pub(crate) fn isolation(&self) -> &Isolation {
+        self.proven.get().unwrap_or(&self.isolation)
+    }
+
     /// Fails with cause and remedy when no command can be run here.
     pub(crate) fn require_sandbox(&self) -> Result<()> {
-        self.isolation.ensure_runnable().map_err(|e| sandbox_error("RUN cannot be isolated here", e))
+        self.isolation().ensure_runnable().map_err(|e| sandbox_error("RUN cannot be isolated here", e))
     }
 
     /// Returns the blob of `layer` in the store, fetching it if it is elsewhere.

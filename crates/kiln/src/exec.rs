@@ -62,7 +62,7 @@ pub(crate) fn run(
     let (stdout, stdout_end) = io::pipe().map_err(pipe)?;
     let (stderr, stderr_end) = io::pipe().map_err(pipe)?;
     let stdio = Stdio { stdout: stdout_end.into(), stderr: stderr_end.into() };
-    let running = Sandbox::spawn(&engine.isolation, &spec, stdio)
+    let running = Sandbox::spawn(engine.isolation(), &spec, stdio)
         .map_err(|e| sandbox_error("cannot set up the sandbox for RUN", e))?;
     let killer = running.killer();
     let _hook = engine.cancel.hook(move || killer.kill());
@@ -100,7 +100,7 @@ fn environment(op: &ExecOp, home: &str, secrets: Vec<(OsString, OsString)>) -> V
 
 /// Reminds of the likeliest reason why a command fails here that passes elsewhere.
 fn with_ids(engine: &Engine, error: Error) -> Error {
-    if engine.isolation.mode != Mode::UsernsSingle {
+    if engine.isolation().mode != Mode::UsernsSingle {
         return error;
     }
     error.hint(

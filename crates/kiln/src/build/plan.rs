@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use kiln_oci::layer::Compression;
 use kiln_remote::Client;
@@ -63,6 +63,7 @@ pub(crate) fn engine(
         sink: Arc::clone(sink),
         cancel,
         isolation,
+        proven: OnceLock::new(),
         compression: match request.compression {
             CompressionChoice::Gzip(None) | CompressionChoice::Estargz(_) => Compression::default(),
             CompressionChoice::Gzip(Some(level)) => Compression::Gzip { level: u32::from(level) },
@@ -119,10 +120,6 @@ pub(super) fn make<'r>(
     checking.end();
     let plan = planned.and_then(|plan| checked.map(|()| plan))?;
     isolate(engine, config, &request, &plan)?;
-    if let Some(recorder) = recorder.filter(|_| plan.vertices.iter().any(|v| matches!(v.op, Op::Exec(_)))) {
-        let text = engine.isolation.to_string();
-        recorder.isolated(text.strip_prefix("isolation ").unwrap_or(&text).to_owned());
-    }
     let contexts = pin::contexts(opened.context, &request)?;
     Ok(Planned { request, plan, contexts })
 }
@@ -192,19 +189,36 @@ fn plan(engine: &Engine, request: &BuildRequest, source: &Source, pins: &mut Pin
     }
 }
 
-/// Chooses the isolation, unless the plan runs nothing: then none is needed, and none is looked for.
+/// Finds out which isolation RUN should get, unless the plan runs nothing: then none is needed, and none is looked for.
 fn isolate(engine: &mut Engine, config: &EngineConfig, request: &BuildRequest, plan: &Plan) -> Result<()> {
     if !plan.vertices.iter().any(|v| matches!(v.op, Op::Exec(_))) {
         return Ok(());
     }
+    engine.isolation = kiln_sandbox::expected(requested(request), &config.namespace).map_err(impossible)?;
+    Ok(())
+}
+
+/// Proves the isolation with a real sandbox, now that a command has to be run: a build that runs none is spared it.
+pub(super) fn prove(engine: &Engine, config: &EngineConfig, request: &BuildRequest) -> Result<()> {
+    if engine.proven.get().is_some() {
+        return Ok(());
+    }
     let _choosing = Phase::begin(&engine.sink, "choose the isolation");
-    let requested = match request.isolation {
+    let isolation = kiln_sandbox::choose(requested(request), &config.namespace, &config.store);
+    let isolation = isolation.map_err(impossible)?;
+    engine.proven.get_or_init(|| isolation);
+    Ok(())
+}
+
+fn requested(request: &BuildRequest) -> Requested {
+    match request.isolation {
         IsolationChoice::Auto => Requested::Auto,
         IsolationChoice::Userns => Requested::Userns,
         IsolationChoice::UsernsSingle => Requested::UsernsSingle,
         IsolationChoice::None => Requested::None,
-    };
-    engine.isolation = kiln_sandbox::choose(requested, &config.namespace, &config.store)
-        .map_err(|e| sandbox_error("the isolation that was asked for is not possible here", e))?;
-    Ok(())
+    }
+}
+
+fn impossible(error: kiln_sandbox::Error) -> Error {
+    sandbox_error("the isolation that was asked for is not possible here", error)
 }
