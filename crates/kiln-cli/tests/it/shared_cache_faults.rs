@@ -320,6 +320,19 @@ fn when_one_cache_is_given_up_the_others_are_still_asked() {
     assert!(outcome.stderr.contains("/steps` has lost layer sha256:"), "{}", outcome.stderr);
 }
 
+#[test]
+fn a_layer_that_is_lost_when_it_is_to_be_converted_is_made_anew() {
+    let env = env();
+    let (cached, _) = filled(&env, "app");
+    for layer in &cache(&cached).0 {
+        assert_eq!(http(&env.host(), "DELETE", &format!("/v2/app/blobs/{layer}"), "", b""), 202);
+    }
+    let outcome = build_on(&env, "b", &["--compression", "zstd", "--cache-from", &cached, "ctx"]);
+    let expected = build_on(&env, "c", &["--compression", "zstd", "ctx"]);
+    assert_eq!(outcome.ok(), expected.ok());
+    assert!(outcome.stderr.contains("the build begins again without it"), "{}", outcome.stderr);
+}
+
 /// Changes every `diff_id` in the cache called `repository:1`.
 fn lie(host: &str, repository: &str) {
     let name = format!("{host}/{repository}:1");

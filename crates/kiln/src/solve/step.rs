@@ -172,7 +172,9 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
         if found.compression == wanted.to_string() {
             return Ok(Cow::Borrowed(found));
         }
-        let packed = self.engine().compressed(&found.layer(), wanted)?;
+        let converted = self.engine().compressed(&found.layer(), wanted);
+        // A cache that lent what it does not have is given up, as where the layer is fetched as it is.
+        let packed = converted.inspect_err(|_| self.engine().lose(&found.packed.descriptor))?;
         let compression = wanted.to_string();
         Ok(Cow::Owned(Found { packed, compression, origin: Origin::Store, ..found.clone() }))
     }
