@@ -106,16 +106,8 @@ impl RepositoryCache {
 
 impl Lender for RepositoryCache {
     fn withdraw(&self, lost: &BTreeSet<Digest>) -> bool {
-        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(layer) = given.intersection(lost).next() else { return false };
-        if self.withdrawn.swap(true, Ordering::SeqCst) {
-            return false;
-        }
-        let repository = &self.repository;
-        self.reading.warn(format!(
-            "the cache `{repository}` has lost layer {layer} or gives something else; the build begins again without it"
-        ));
-        true
+        let name = format!("`{}`", self.repository);
+        self.reading.give_up(&name, (&self.given, &self.withdrawn), lost)
     }
 }
 

@@ -39,6 +39,24 @@ impl Reading {
         self.sink.event(Event::Warning { text, place: None });
     }
 
+    /// Gives a cache up, once, if one of the layers that it has `given` is among those that were `lost`, and says so.
+    pub(super) fn give_up(
+        &self,
+        cache: &dyn std::fmt::Display,
+        (given, withdrawn): (&Mutex<BTreeSet<Digest>>, &AtomicBool),
+        lost: &BTreeSet<Digest>,
+    ) -> bool {
+        let given = given.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(layer) = given.intersection(lost).next() else { return false };
+        if withdrawn.swap(true, Ordering::SeqCst) {
+            return false;
+        }
+        self.warn(format!(
+            "the cache {cache} has lost layer {layer} or gives something else; the build begins again without it"
+        ));
+        true
+    }
+
     /// Returns the answer for a step that a cache has.
     pub(super) fn answer(&self, step: &Step, origin: &Origin) -> Answer {
         if let Some(max) = self.max_age {
@@ -215,16 +233,7 @@ pub(crate) trait Lender: Send + Sync {
 
 impl Lender for SharedCache {
     fn withdraw(&self, lost: &BTreeSet<Digest>) -> bool {
-        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(layer) = given.intersection(lost).next() else { return false };
-        if self.withdrawn.swap(true, Ordering::SeqCst) {
-            return false;
-        }
-        let place = &self.place;
-        self.reading.warn(format!(
-            "the cache {place} has lost layer {layer} or gives something else; the build begins again without it"
-        ));
-        true
+        self.reading.give_up(&self.place, (&self.given, &self.withdrawn), lost)
     }
 }
 
