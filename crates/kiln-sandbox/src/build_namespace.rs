@@ -1,4 +1,4 @@
-//! The user namespace that a whole build lives in, when kiln was not started as root.
+//! The user namespace that a whole build lives in, unless root started kiln with CAP_SYS_ADMIN.
 //!
 //! ```text
 //! kiln (uid 1000) ── clone(NEWUSER|NEWNS) ──> child: waits for its maps, becomes root there, executes kiln again
@@ -16,9 +16,11 @@ use std::process::Command;
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
 use rustix::thread::{CapabilitySet, CapabilitySets};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Context as _, Error, explain_clone, explain_mount};
 use crate::idmap::{self, Extent};
+use crate::isolation::{Requested, holds};
 use crate::sys;
 
 /// Which ids the process has that kiln runs in.
@@ -46,45 +48,75 @@ pub struct BuildNamespace {
     /// The ids that files and processes can have here.
     pub ids: IdMap,
     /// Why there are not more ids, where there could be.
-    pub note: Option<String>,
+    pub note: Option<Error>,
+    /// Whether root started kiln: of the machine, or of the container that kiln runs in.
+    pub is_root: bool,
 }
 
-/// Carries the lifeline's number and the note to the re-executed kiln, which removes it at once.
+/// Carries what the re-executed kiln has to know ([`Arrival`]), which removes it at once.
 const MARKER: &str = "KILN_BUILD_NAMESPACE";
+
+/// The customary first id of ranges, for those who may take any.
+const CUSTOMARY: u32 = 100_000;
 
 /// No distribution gives out more by default, and images use no more.
 const MOST_IDS: u32 = 65536;
 
-/// Enters the build's user namespace, for an ordinary user by executing kiln again inside it.
+/// What the process that was started tells the one that builds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Arrival {
+    /// Number of the descriptor that hangs up when the waiter dies.
+    lifeline: i32,
+    note: Option<Error>,
+    is_root: bool,
+}
+
+/// Enters the build's user namespace, by executing kiln again inside it, unless this is root who can do without.
 ///
 /// Returns in the process that shall build; the process that was started waits for it and exits as it does. Call it
 /// after [`crate::run_if_helper`] and before the first thread. Where no namespace can be had, the reason is in the
-/// answer, because builds without RUN need none. It is an error when the process has threads already.
-pub fn enter_build_namespace() -> Result<BuildNamespace, Error> {
+/// answer, because builds without RUN need none, and root of a default container has another way. It is an error when the
+/// process has threads already.
+pub fn enter_build_namespace(requested: Requested) -> Result<BuildNamespace, Error> {
     if let Some(arrived) = arrive() {
         return Ok(arrived);
     }
-    if rustix::process::geteuid().is_root() {
-        return Ok(where_root_is());
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        if holds(CapabilitySet::SYS_ADMIN) {
+            return Ok(BuildNamespace { ids: ids_here(), note: None, is_root });
+        }
+        if matches!(requested, Requested::Chroot | Requested::None) {
+            let reason = Error::new("use a user namespace").cause("another isolation was asked for");
+            return Ok(without_namespace(reason, None, is_root));
+        }
     }
     refuse_threads()?;
     let mut plans = vec![Plan::single()];
     let mut note = None;
     match range_plan() {
         Ok(plan) => plans.insert(0, plan),
-        Err(reason) => note = Some(reason.to_string()),
+        Err(reason) => note = Some(reason),
     }
     let mut last = Error::new("create a user namespace");
     for plan in plans {
         // Returns only on failure.
-        let failure = depart(&plan, note.as_deref());
+        let failure = depart(&plan, note.as_ref(), is_root);
         if let Maps::Single = plan.maps {
             last = failure;
         } else {
-            note = Some(failure.to_string());
+            note = Some(failure);
         }
     }
-    Ok(BuildNamespace { ids: IdMap::None { reason: last }, note })
+    Ok(without_namespace(last, note, is_root))
+}
+
+/// Stays where kiln was started. What root can still do needs no namespace, and kiln's memory is to be closed for it.
+fn without_namespace(reason: Error, note: Option<Error>, is_root: bool) -> BuildNamespace {
+    if is_root {
+        hide();
+    }
+    BuildNamespace { ids: IdMap::None { reason }, note, is_root }
 }
 
 /// Recognises that this process is the re-executed one.
@@ -94,16 +126,14 @@ fn arrive() -> Option<BuildNamespace> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }
-    let (lifeline, note) = marker.split_once(' ').unwrap_or((&marker, ""));
-    let lifeline = lifeline.parse().ok().and_then(sys::adopt_fd);
+    let Arrival { lifeline, note, is_root } = serde_json::from_str(&marker).ok()?;
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     // The waiter may have died before the line above; then the lifeline has hung up.
-    if lifeline.is_some_and(|lifeline| has_hung_up(&lifeline)) {
+    if sys::adopt_fd(lifeline).is_some_and(|lifeline| has_hung_up(&lifeline)) {
         sys::exit_now(1);
     }
     hide();
-    let note = (!note.is_empty()).then(|| note.to_owned());
-    Some(BuildNamespace { ids: ids_here(), note })
+    Some(BuildNamespace { ids: ids_here(), note, is_root })
 }
 
 /// Closes this process's memory and environment to others of the same user.
@@ -118,21 +148,6 @@ pub(crate) fn has_hung_up(pipe: &OwnedFd) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut fds = [PollFd::new(pipe, PollFlags::empty())];
     poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
-}
-
-/// Says what a process that is root already can do.
-fn where_root_is() -> BuildNamespace {
-    let here = |ids| BuildNamespace { ids, note: None };
-    let capable = rustix::thread::capabilities(None)
-        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
-    if !capable {
-        return here(IdMap::None {
-            reason: Error::new("isolate commands")
-                .cause("this is root without CAP_SYS_ADMIN, as in a default container")
-                .hint("start kiln as an ordinary user with a seccomp profile that allows user namespaces, or add CAP_SYS_ADMIN"),
-        });
-    }
-    here(ids_here())
 }
 
 /// Reads from the kernel which ids exist here.
@@ -194,40 +209,52 @@ fn range_plan() -> Result<Plan, Error> {
     let ranges =
         |file: &str| idmap::subordinate_ranges(&std::fs::read_to_string(file).unwrap_or_default(), name, uid);
     let (mut uids, mut gids) = (ranges("/etc/subuid"), ranges("/etc/subgid"));
-    let capable = holds_id_capabilities();
-    let no = |cause: &str| Err(Error::new("use many user ids").cause(cause.to_owned()));
+    let capable = holds(CapabilitySet::SETUID | CapabilitySet::SETGID);
+    let no = |cause: &str, hint: &str| Err(Error::new("use many user ids").cause(cause).hint(hint));
+    if capable && (uid == 0 || uids.is_empty() || gids.is_empty()) {
+        // Root, or a kiln with file capabilities in an image of its own: any range will do.
+        uids = free_ids("/proc/self/uid_map");
+        gids = free_ids("/proc/self/gid_map");
+    }
     if uids.is_empty() || gids.is_empty() {
-        if !capable {
-            return no("this user has no range in /etc/subuid and /etc/subgid");
-        }
-        // A kiln with file capabilities, in an image of its own: any range does, and this is the customary one.
-        uids = vec![(100_000, MOST_IDS)];
-        gids.clone_from(&uids);
+        return no(
+            "this user has no range in /etc/subuid and /etc/subgid",
+            "give it one, with the package uidmap installed: \
+             sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER",
+        );
     }
     let maps = match (capable, idmap::programs_exist()) {
         (true, _) => Maps::Directly,
         (false, true) => Maps::Programs,
-        (false, false) => return no("newuidmap and newgidmap are not installed (package uidmap)"),
+        (false, false) => {
+            return no("newuidmap and newgidmap are not installed", "install the package uidmap");
+        }
     };
     let total = |ranges: &[(u32, u32)]| ranges.iter().map(|range| range.1).fold(0, u32::saturating_add);
     let most = MOST_IDS.min(total(&uids)).min(total(&gids));
     Ok(Plan { uids: idmap::lay_out(uid, &uids, most), gids: idmap::lay_out(gid, &gids, most), maps })
 }
 
-fn holds_id_capabilities() -> bool {
-    let wanted = CapabilitySet::SETUID | CapabilitySet::SETGID;
-    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(wanted))
+/// Returns the ids that a namespace gets whose maker may take any: the customary range, or in a container with fewer ids of its
+/// own, what it has besides 0.
+fn free_ids(map: &str) -> Vec<(u32, u32)> {
+    let map = idmap::parse_map(&std::fs::read_to_string(map).unwrap_or_default());
+    let most = idmap::ids_after_root(&map);
+    if most >= CUSTOMARY.saturating_add(MOST_IDS) {
+        return vec![(CUSTOMARY, MOST_IDS)];
+    }
+    if most == 0 { Vec::new() } else { vec![(1, most)] }
 }
 
 /// Creates the namespace, executes kiln in it and waits for that to end. Returns only when that cannot be done.
-fn depart(plan: &Plan, note: Option<&str>) -> Error {
-    match try_depart(plan, note) {
+fn depart(plan: &Plan, note: Option<&Error>, is_root: bool) -> Error {
+    match try_depart(plan, note, is_root) {
         Ok(never) => match never {},
         Err(error) => error,
     }
 }
 
-fn try_depart(plan: &Plan, note: Option<&str>) -> Result<std::convert::Infallible, Error> {
+fn try_depart(plan: &Plan, note: Option<&Error>, is_root: bool) -> Result<std::convert::Infallible, Error> {
     // A binary with file capabilities is not dumpable, and its children's /proc files then belong to root.
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable);
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("create a pipe");
@@ -236,7 +263,7 @@ fn try_depart(plan: &Plan, note: Option<&str>) -> Result<std::convert::Infallibl
     let signals = sys::Signals::watch().step("watch signals")?;
     let Some(child) = sys::clone(sys::NEW_USER | sys::NEW_MOUNT).map_err(explain_clone)? else {
         drop((go_write, status_read, signals));
-        sys::in_child(|| become_builder(&go_read, &status_write, note))
+        sys::in_child(|| become_builder(&go_read, &status_write, note, is_root))
     };
     drop((go_read, status_write));
     let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
@@ -270,9 +297,14 @@ fn try_depart(plan: &Plan, note: Option<&str>) -> Result<std::convert::Infallibl
 }
 
 /// In the new namespace: becomes its root and executes kiln again.
-fn become_builder(go: &OwnedFd, status: &OwnedFd, note: Option<&str>) -> std::convert::Infallible {
+fn become_builder(
+    go: &OwnedFd,
+    status: &OwnedFd,
+    note: Option<&Error>,
+    is_root: bool,
+) -> std::convert::Infallible {
     let error = match await_maps(go).and_then(|()| become_root()) {
-        Ok(()) => execute_again(go, note),
+        Ok(()) => execute_again(go, note, is_root),
         Err(error) => error,
     };
     let status = std::fs::File::from(rustix::io::dup(status).unwrap_or_else(|_| sys::exit_now(70)));
@@ -309,7 +341,7 @@ pub(crate) fn make_mounts_private() -> Result<(), Error> {
         .map_err(explain_mount)
 }
 
-fn execute_again(lifeline: &OwnedFd, note: Option<&str>) -> Error {
+fn execute_again(lifeline: &OwnedFd, note: Option<&Error>, is_root: bool) -> Error {
     if let Err(error) = make_mounts_private() {
         return error;
     }
@@ -317,7 +349,11 @@ fn execute_again(lifeline: &OwnedFd, note: Option<&str>) -> Error {
     let _ = rustix::io::fcntl_setfd(lifeline, rustix::io::FdFlags::empty());
     let mut args = std::env::args_os();
     let name = args.next().unwrap_or_else(|| OsString::from("kiln"));
-    let marker = format!("{} {}", lifeline.as_raw_fd(), note.unwrap_or_default());
+    let arrival = Arrival { lifeline: lifeline.as_raw_fd(), note: note.cloned(), is_root };
+    let marker = match serde_json::to_string(&arrival) {
+        Ok(marker) => marker,
+        Err(error) => return Error::new("execute kiln again").cause(error.to_string()),
+    };
     let failure = Command::new("/proc/self/exe").arg0(name).args(args).env(MARKER, marker).exec();
     Error::new("execute kiln again").path("/proc/self/exe").io(&failure)
 }

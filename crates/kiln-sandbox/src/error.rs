@@ -30,6 +30,11 @@ impl Error {
         Self { step: step.into(), path: None, errno: None, cause: None, hint: None }
     }
 
+    /// Returns why the step failed, without what was attempted: for a sentence that says that already.
+    pub fn because(&self) -> String {
+        self.cause.clone().unwrap_or_else(|| self.to_string())
+    }
+
     pub(crate) fn errno(mut self, errno: Errno) -> Self {
         self.errno = Some(errno.raw_os_error());
         self

@@ -1,4 +1,4 @@
-//! The ladder of sandboxes: which one this machine can give, proved by a sandbox of three milliseconds, and how its ids are stored on disk.
+//! The ladder of sandboxes: what a command gets on each rung, and how its ids are stored on disk.
 //!
 //! Container ids and the owners of unpacked files, as kiln's own process sees them, are related so:
 //!
@@ -7,6 +7,7 @@
 //! | real root | `0 536870912 1073741824`, layers idmapped by the same map | *c* | files keep their natural owners; no process is ever a host id |
 //! | build namespace, range | nested `0 1 N` | *c* + 1 | RUN's root is not kiln's own uid, so it cannot signal kiln or read its files |
 //! | build namespace, single id | nested `0 0 1` | 0 | there is only one id |
+//! | chroot, by root without CAP_SYS_ADMIN | none of its own | *c* | files keep their natural owners |
 //! | none | – | *c* with CAP_CHOWN, else kiln's own uid | nothing runs |
 //!
 //! Unpacker and differ must convert with [`Isolation::disk_id`] and [`Isolation::container_id`] and nothing else.
@@ -14,15 +15,11 @@
 use std::fmt;
 use std::path::Path;
 
+use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
 use crate::build_namespace::{BuildNamespace, IdMap};
-use crate::error::{Context as _, Error};
-use crate::helper::{self, Job, Report};
-use crate::remove::remove_tree;
-use crate::running::Stdio;
-use crate::spec::ExecSpec;
-use crate::wire;
+use crate::error::Error;
 
 /// What the user asked for with `--isolation`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,19 +30,52 @@ pub enum Requested {
     Userns,
     /// A user namespace with one id, or nothing.
     UsernsSingle,
+    /// Another root directory and Landlock, or nothing.
+    Chroot,
     /// No sandbox: a build without RUN.
     None,
 }
 
-/// A rung of the ladder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What the user wants of the isolation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wish {
+    /// The rung that was asked for.
+    pub requested: Requested,
+    /// The weakest rung that will do: a policy, whatever was asked for.
+    pub at_least: Mode,
+    /// Takes a rung that lacks a part of its walls, such as `chroot` on a kernel without Landlock.
+    pub allow_weak: bool,
+}
+
+impl Wish {
+    /// Returns the wish for this and no condition.
+    pub fn of(requested: Requested) -> Self {
+        Self { requested, at_least: Mode::None, allow_weak: false }
+    }
+}
+
+/// A rung of the ladder, the weakest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Mode {
-    /// User namespace, all ids.
-    Userns,
-    /// User namespace, one id.
-    UsernsSingle,
     /// Nothing can be run.
     None,
+    /// Another root directory, guarded by Landlock and a system call filter; no namespace.
+    Chroot,
+    /// User namespace, one id.
+    UsernsSingle,
+    /// User namespace, all ids.
+    Userns,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Userns => "userns",
+            Self::UsernsSingle => "userns-single",
+            Self::Chroot => "chroot",
+            Self::None => "none",
+        })
+    }
 }
 
 /// How container ids become ids of the machine.
@@ -78,6 +108,8 @@ pub enum ProcMount {
     Fresh,
     /// The surrounding one, where the kernel refuses a new one: outer processes are visible but out of reach.
     Rbind,
+    /// None: an empty directory.
+    Absent,
 }
 
 /// The isolation that every command of a build gets.
@@ -93,12 +125,18 @@ pub struct Isolation {
     pub lacking: Vec<String>,
     /// Why nothing can be run, when the mode is [`Mode::None`] against the wish of the user.
     pub unavailable: Option<Error>,
+    /// What keeps a stronger rung away, with the one change that would give it.
+    pub better: Option<Box<Better>>,
 }
 
-/// First host id of a command's ids under real root; above every range that distributions hand out to users.
-const IDMAP_BASE: u32 = 0x2000_0000;
-/// Enough for images whose ids come from a cluster (OpenShift uses 1,000,000,000 and more).
-const IDMAP_COUNT: u32 = 0x4000_0000;
+/// A stronger rung and what stands before it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Better {
+    /// The rung.
+    pub mode: Mode,
+    /// Why it cannot be had; the hint is the one change that gives it.
+    pub reason: Error,
+}
 
 impl Isolation {
     /// Returns the id that a file of container id `id` must be given on disk.
@@ -132,7 +170,7 @@ impl Isolation {
         }
     }
 
-    fn none(namespace: &BuildNamespace, unavailable: Option<Error>) -> Self {
+    pub(crate) fn none(namespace: &BuildNamespace, unavailable: Option<Error>) -> Self {
         let ids = match namespace.ids {
             IdMap::Host => Ids::Natural,
             IdMap::Range { count } => Ids::Nested { count },
@@ -142,152 +180,53 @@ impl Isolation {
             IdMap::None { .. } => Ids::Owner(rustix::process::geteuid().as_raw()),
         };
         let lacking = vec!["RUN".to_owned()];
-        Self { mode: Mode::None, ids, proc: ProcMount::Fresh, lacking, unavailable }
+        Self { mode: Mode::None, ids, proc: ProcMount::Absent, lacking, unavailable, better: None }
+    }
+
+    /// Describes the isolation for the log of a build that keeps its snapshots in `store`: what a command gets, what it lacks,
+    /// and what would give more, a line each.
+    pub fn describe(&self, store: &Path) -> Vec<String> {
+        let kept = if self.mode == Mode::Chroot { "copies" } else { "overlay" };
+        let mut lines = vec![format!("{self}, {kept} in {}", store.display())];
+        if !self.lacking.is_empty() {
+            lines.push(format!("RUN lacks {}", self.lacking.join("; ")));
+        }
+        if let Some(better) = &self.better {
+            let change = better.reason.hint.as_deref().unwrap_or("see `kiln doctor`");
+            lines.push(format!(
+                "`{}` would be stronger, but {}: {change}",
+                better.mode,
+                better.reason.because()
+            ));
+        }
+        lines
     }
 }
 
 fn may_chown() -> bool {
-    use rustix::thread::{CapabilitySet, capabilities};
-    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::CHOWN))
+    holds(CapabilitySet::CHOWN)
+}
+
+pub(crate) fn holds(wanted: CapabilitySet) -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(wanted))
 }
 
 impl fmt::Display for Isolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "isolation {}: ", self.mode)?;
         match (self.mode, self.ids) {
-            (Mode::None, _) => return f.write_str("isolation none: no command can be run"),
-            (_, Ids::Idmapped { count, .. }) => {
-                write!(f, "isolation userns: {count} ids over idmapped layers")?;
-            }
-            (_, Ids::Nested { count }) => write!(f, "isolation userns: {count} ids in a nested namespace")?,
-            _ => write!(f, "isolation userns-single: one id")?,
+            (Mode::None, _) => return f.write_str("no command can be run"),
+            (Mode::Chroot, _) => f.write_str("another root directory")?,
+            (_, Ids::Idmapped { count, .. }) => write!(f, "{count} ids over idmapped layers")?,
+            (_, Ids::Nested { count }) => write!(f, "{count} ids in a nested namespace")?,
+            _ => f.write_str("one id, the others emulated")?,
         }
         f.write_str(match self.proc {
             ProcMount::Fresh => ", own /proc",
             ProcMount::Rbind => ", shared /proc",
+            ProcMount::Absent => ", no /proc",
         })?;
-        f.write_str(", overlay")?;
-        if !self.lacking.is_empty() {
-            write!(f, "; lacking {}", self.lacking.join(", "))?;
-        }
-        Ok(())
-    }
-}
-
-/// Chooses the isolation of a build and proves it with a real sandbox in `store_dir`.
-///
-/// With [`Requested::Auto`] an impossible sandbox is no error: the mode is then [`Mode::None`] with the reason, so that
-/// builds without RUN go on; see [`Isolation::ensure_runnable`]. A pinned mode that fails is an error.
-pub fn choose(
-    requested: Requested,
-    namespace: &BuildNamespace,
-    store_dir: &Path,
-) -> Result<Isolation, Error> {
-    let expected = expected(requested, namespace)?;
-    if expected.mode == Mode::None {
-        return Ok(expected);
-    }
-    match (prove(&expected, store_dir), requested) {
-        (Err(reason), Requested::Auto) => Ok(Isolation::none(namespace, Some(reason))),
-        (proven, _) => proven,
-    }
-}
-
-/// Returns what [`choose`] tries, untried: how owners are kept on disk is known by it, and whether a command can be run is
-/// not.
-///
-/// # Errors
-/// When what was asked for cannot be had with the ids of this process.
-pub fn expected(requested: Requested, namespace: &BuildNamespace) -> Result<Isolation, Error> {
-    match requested {
-        Requested::None => Ok(Isolation::none(namespace, None)),
-        Requested::Userns => candidate(namespace, Mode::Userns),
-        Requested::UsernsSingle => candidate(namespace, Mode::UsernsSingle),
-        Requested::Auto => {
-            let mode = if namespace.ids == IdMap::Single { Mode::UsernsSingle } else { Mode::Userns };
-            candidate(namespace, mode).or_else(|reason| Ok(Isolation::none(namespace, Some(reason))))
-        }
-    }
-}
-
-/// Tries every rung of the ladder and returns what each gives or why it does not: for people who set up a machine.
-pub fn probe(namespace: &BuildNamespace, store_dir: &Path) -> Vec<(Requested, Result<Isolation, Error>)> {
-    [Requested::Userns, Requested::UsernsSingle, Requested::None]
-        .into_iter()
-        .map(|requested| (requested, choose(requested, namespace, store_dir)))
-        .collect()
-}
-
-fn candidate(namespace: &BuildNamespace, mode: Mode) -> Result<Isolation, Error> {
-    let refuse = |cause: &str, hint: &str| {
-        Err(Error::new("isolate commands as asked for").cause(cause.to_owned()).hint(hint.to_owned()))
-    };
-    let ids = match (mode, &namespace.ids) {
-        (_, IdMap::None { reason }) => return Err(reason.clone()),
-        (Mode::Userns, IdMap::Host) => Ids::Idmapped { base: IDMAP_BASE, count: IDMAP_COUNT },
-        (Mode::Userns, IdMap::Range { count }) => Ids::Nested { count: *count },
-        (Mode::Userns, IdMap::Single) => {
-            return refuse(
-                "only one user id is available here",
-                "install newuidmap (package uidmap) and give this user a range in /etc/subuid and /etc/subgid",
-            );
-        }
-        (Mode::UsernsSingle, IdMap::Host) => {
-            return refuse(
-                "the one id would be the host's root",
-                "use `userns`, or start kiln as an ordinary user",
-            );
-        }
-        (Mode::UsernsSingle, IdMap::Range { .. } | IdMap::Single) => Ids::Single,
-        (Mode::None, _) => return Ok(Isolation::none(namespace, None)),
-    };
-    let mut lacking = vec!["mknod of devices".to_owned()];
-    if ids == Ids::Single {
-        lacking.push("users other than root (chown, setgroups and USER fail)".to_owned());
-    }
-    Ok(Isolation { mode, ids, proc: ProcMount::Fresh, lacking, unavailable: None })
-}
-
-/// Runs the set-up of a sandbox without a command and records what it found.
-fn prove(candidate: &Isolation, store_dir: &Path) -> Result<Isolation, Error> {
-    let mut isolation = candidate.clone();
-    let dir = store_dir.join(format!(".probe-{}", std::process::id()));
-    let outcome = make_probe_dir(&dir).and_then(|()| try_out(candidate, &dir));
-    // A leftover of four empty directories is no reason to fail a build.
-    let _ = remove_tree(&dir);
-    isolation.proc = outcome?;
-    if isolation.proc == ProcMount::Rbind {
-        isolation.lacking.push("a /proc of its own (the surrounding one is masked)".to_owned());
-    }
-    Ok(isolation)
-}
-
-fn make_probe_dir(dir: &Path) -> Result<(), Error> {
-    for part in ["lower", "upper", "work"] {
-        std::fs::create_dir_all(dir.join(part)).step_at("create a directory for the self-test", dir)?;
-    }
-    Ok(())
-}
-
-fn try_out(isolation: &Isolation, dir: &Path) -> Result<ProcMount, Error> {
-    let spec = ExecSpec {
-        lower: vec![dir.join("lower")],
-        upper: dir.join("upper"),
-        work: dir.join("work"),
-        ..ExecSpec::default()
-    };
-    let null = || std::fs::File::options().write(true).open("/dev/null").step_at("open", "/dev/null");
-    let stdio = Stdio { stdout: null()?.into(), stderr: null()?.into() };
-    let job = Job::Probe { isolation: isolation.clone(), spec: Box::new(spec) };
-    let (mut launcher, control) = helper::start(&job, stdio)?;
-    let report = wire::receive(&control).step("read the self-test's report")?;
-    drop(control);
-    launcher.wait().step("wait for the self-test")?;
-    match report {
-        Some(Report::Ready { proc, .. }) => Ok(proc),
-        Some(Report::Failed(error)) => Err(error),
-        Some(Report::Exited(_)) | None => {
-            Err(Error::new("try out a sandbox").cause("its helper process died without a word"))
-        }
+        f.write_str(", system call filter, network of kiln")
     }
 }
 
@@ -296,7 +235,8 @@ mod tests {
     use super::*;
 
     fn with(ids: Ids) -> Isolation {
-        Isolation { mode: Mode::Userns, ids, proc: ProcMount::Fresh, lacking: Vec::new(), unavailable: None }
+        let (mode, proc) = (Mode::Userns, ProcMount::Fresh);
+        Isolation { mode, ids, proc, lacking: Vec::new(), unavailable: None, better: None }
     }
 
     #[test]

@@ -19,6 +19,8 @@
 //! in `sys`.
 
 mod build_namespace;
+mod choice;
+mod chroot;
 mod error;
 mod helper;
 mod idmap;
@@ -32,9 +34,10 @@ mod sys;
 mod wire;
 
 pub use build_namespace::{BuildNamespace, IdMap, enter_build_namespace};
+pub use choice::{choose, expected, probe};
 pub use error::Error;
 pub use helper::run_if_helper;
-pub use isolation::{Ids, Isolation, Mode, ProcMount, Requested, choose, expected, probe};
+pub use isolation::{Better, Ids, Isolation, Mode, ProcMount, Requested, Wish};
 pub use remove::remove_tree;
 pub use rootdir::RootDir;
 pub use running::{Exit, Finished, Killer, Running, Sandbox, Stdio};

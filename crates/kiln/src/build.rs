@@ -207,9 +207,8 @@ fn run(
             engine.require_sandbox().map_err(|e| e.at(command.meta.place.clone()))?;
             let isolation = engine.isolation().to_string();
             recorder.isolated(isolation.strip_prefix("isolation ").unwrap_or(&isolation).to_owned());
-            engine.sink.event(Event::Note { text: isolation });
-            if let Some(why) = &config.namespace.note {
-                engine.sink.event(Event::Note { text: format!("there are no more user ids here: {why}") });
+            for text in engine.isolation().describe(engine.store.root()) {
+                engine.sink.event(Event::Note { text });
             }
         }
         let jobs = request.jobs.unwrap_or_else(|| (4 * engine.workers).max(8));

@@ -14,7 +14,7 @@ use std::io::Write;
 use std::path::Path;
 
 use kiln_oci::layer::{Compression, Entry, EntryPath, Kind, LayerReader, LayerWriter, Limits, Precision};
-use kiln_sandbox::{BuildNamespace, Requested};
+use kiln_sandbox::{BuildNamespace, Requested, Wish};
 
 use crate::engine::{sandbox_error, scheme};
 use crate::error::{Error, FileContext as _, Result};
@@ -61,7 +61,7 @@ pub fn export(store: &Store, ids: &[String], dest: &Path) -> Result<Vec<String>>
 /// When the archive is damaged, hostile or none of caches, a build is using a cache of it, or nothing can be run
 /// here, so that it is not known how to keep owners.
 pub fn import(store: &Store, namespace: &BuildNamespace, path: &Path) -> Result<Vec<String>> {
-    let isolation = kiln_sandbox::choose(Requested::Auto, namespace, store.root())
+    let isolation = kiln_sandbox::choose(Wish::of(Requested::Auto), namespace, store.root())
         .and_then(|isolation| isolation.ensure_runnable().map(|()| isolation))
         .map_err(|e| sandbox_error("a cache mount is of no use here", e))?;
     let scheme = scheme(&isolation);

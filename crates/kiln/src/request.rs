@@ -61,7 +61,7 @@ pub struct BuildRequest {
     /// What times in the image are cut to.
     pub source_date_epoch: Option<EpochChoice>,
     /// Isolation asked for RUN.
-    pub isolation: IsolationChoice,
+    pub isolation: IsolationWish,
     /// What a base image may at most be.
     pub limits: ImageLimits,
     /// Steps that may run at once; absent: as many as there are processors.
@@ -271,6 +271,24 @@ impl Default for ImageLimits {
     }
 }
 
+/// What is wanted of the isolation of RUN steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct IsolationWish {
+    /// The one that was asked for.
+    pub choice: IsolationChoice,
+    /// The weakest that will do; `none` and `auto` set no condition.
+    pub require: IsolationChoice,
+    /// Takes one that lacks a part of its walls.
+    pub allow_weak: bool,
+}
+
+impl Default for IsolationWish {
+    fn default() -> Self {
+        Self { choice: IsolationChoice::Auto, require: IsolationChoice::None, allow_weak: false }
+    }
+}
+
 /// Isolation of RUN steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -281,6 +299,8 @@ pub enum IsolationChoice {
     Userns,
     /// User namespace with one id.
     UsernsSingle,
+    /// Another root directory, guarded by Landlock.
+    Chroot,
     /// None: a build with RUN is refused.
     None,
 }

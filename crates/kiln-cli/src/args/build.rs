@@ -159,6 +159,12 @@ pub(crate) struct BuildArgs {
     /// Isolation of RUN [default: auto]
     #[arg(long, value_enum, value_name = "KIND", help_heading = "Machine")]
     pub(crate) isolation: Option<Isolation>,
+    /// Refuse to run commands with less than this isolation, whatever the machine gives
+    #[arg(long, value_enum, value_name = "KIND", help_heading = "Machine")]
+    pub(crate) require_isolation: Option<Isolation>,
+    /// Run commands in an isolation that lacks a part of its walls too, such as `chroot` on a kernel without Landlock
+    #[arg(long, help_heading = "Machine")]
+    pub(crate) allow_weak_isolation: bool,
     /// Steps that may run at once [default: four for each processor, at least eight]
     #[arg(long, visible_alias = "max-parallelism", value_name = "N", value_parser = jobs, help_heading = "Machine")]
     pub(crate) jobs: Option<NonZeroUsize>,

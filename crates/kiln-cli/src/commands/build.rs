@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use kiln::progress::{Event, Sink};
 use kiln::remote::{ClientConfig, Notice};
-use kiln::sandbox::BuildNamespace;
+use kiln::sandbox::{BuildNamespace, Requested};
 use kiln::{Cancel, EngineConfig, Error, Receipt};
 use serde_json::json;
 
-use super::{enter_namespace, is_root};
+use super::enter_namespace;
 use crate::args::BuildArgs;
 use crate::env::Env;
 use crate::exit::Exit;
@@ -74,10 +74,12 @@ pub(super) struct Started {
 
 /// Resolves what was asked for, begins to listen to signals, and opens the view.
 pub(super) fn start(args: &BuildArgs, env: &Env, terminal: Terminal) -> Outcome<Started> {
-    // First of all: it may start this program anew, and there must be no thread.
-    let namespace = enter_namespace()?;
-    let process = Process { root: is_root(&namespace), stdout_terminal: std::io::stdout().is_terminal() };
-    let settings = Settings::resolve(args, env, &Config::load(env)?, process)?;
+    let config = Config::load(env)?;
+    let isolation = args.isolation.or(config.defaults.isolation).map_or(Requested::Auto, Into::into);
+    // Before anything that starts a thread: it may start this program anew.
+    let namespace = enter_namespace(isolation)?;
+    let process = Process { root: namespace.is_root, stdout_terminal: std::io::stdout().is_terminal() };
+    let settings = Settings::resolve(args, env, &config, process)?;
     let cancel = Cancel::default();
     let stop = cancel.clone();
     let signals = Signals::watch(move || stop.cancel())?;

@@ -3,6 +3,7 @@
 use std::time::UNIX_EPOCH;
 
 use kiln::Error;
+use kiln::sandbox::Requested;
 use kiln::store::{Store, StoredCache};
 use serde::Serialize;
 
@@ -56,7 +57,7 @@ fn export(args: &CacheExportArgs, env: &Env) -> Outcome<Exit> {
 }
 
 fn import(args: &CacheImportArgs, env: &Env) -> Outcome<Exit> {
-    let namespace = enter_namespace()?;
+    let namespace = enter_namespace(Requested::Auto)?;
     let store = Store::open(&store_of(&args.store, env, &namespace)?)?;
     say("imported", &kiln::cache_mounts::import(&store, &namespace, &args.file)?)
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use kiln::check::{CheckOptions, Lookup, Pinning, Scope};
 use kiln::dockerfile::lint;
 use kiln::progress::Sink;
+use kiln::sandbox::Requested;
 use kiln::{Cancel, Checked, EngineConfig, Error};
 
-use super::{build, enter_namespace, is_root};
+use super::{build, enter_namespace};
 use crate::args::{BuildArgs, CheckArgs};
 use crate::check::{self, Page};
 use crate::env::Env;
@@ -161,9 +162,9 @@ impl Look {
         lookup: Lookup,
     ) -> Outcome<Self> {
         // First of all: it may start this program anew, and there must be no thread.
-        let namespace = enter_namespace()?;
+        let namespace = enter_namespace(Requested::Auto)?;
         // What would become of an image on standard output does not matter.
-        let process = Process { root: is_root(&namespace), stdout_terminal: false };
+        let process = Process { root: namespace.is_root, stdout_terminal: false };
         let settings = Settings::resolve(args, env, &Config::load(env)?, process)?;
         let cancel = Cancel::default();
         let stop = cancel.clone();

@@ -15,7 +15,7 @@ mod version;
 use std::path::PathBuf;
 
 use kiln::Error;
-use kiln::sandbox::{BuildNamespace, IdMap};
+use kiln::sandbox::{BuildNamespace, Requested};
 
 use crate::args::{RegistryCommand, StoreArgs, Subcommands};
 use crate::env::Env;
@@ -44,8 +44,8 @@ pub(crate) fn run(command: Subcommands, env: &Env, terminal: Terminal) -> Outcom
 }
 
 /// Enters the user namespace that kiln works in; there must be no second thread yet.
-fn enter_namespace() -> Outcome<BuildNamespace> {
-    let entered = kiln::sandbox::enter_build_namespace();
+fn enter_namespace(isolation: Requested) -> Outcome<BuildNamespace> {
+    let entered = kiln::sandbox::enter_build_namespace(isolation);
     Ok(entered.map_err(|e| {
         let mut error = Error::environment("cannot enter a user namespace to build in");
         error.hints.extend(e.hint.clone());
@@ -53,25 +53,14 @@ fn enter_namespace() -> Outcome<BuildNamespace> {
     })?)
 }
 
-/// Tells whether this is root of the machine or of the container, and not of a user namespace that kiln made.
-fn is_root(namespace: &BuildNamespace) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    match namespace.ids {
-        IdMap::Host => true,
-        // Where no namespace can be had, the user is who started kiln; `/proc/self` belongs to them.
-        IdMap::None { .. } => std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0),
-        IdMap::Range { .. } | IdMap::Single => false,
-    }
-}
-
 /// Enters the namespace and returns the directory of the store: what commands on the store begin with.
 fn enter_store(args: &StoreArgs, env: &Env) -> Outcome<PathBuf> {
-    store_of(args, env, &enter_namespace()?)
+    store_of(args, env, &enter_namespace(Requested::Auto)?)
 }
 
 /// Returns the directory of the store, as it is from within `namespace`.
 fn store_of(args: &StoreArgs, env: &Env, namespace: &BuildNamespace) -> Outcome<PathBuf> {
     let config = Config::load(env)?;
-    let process = Process { root: is_root(namespace), stdout_terminal: false };
+    let process = Process { root: namespace.is_root, stdout_terminal: false };
     settings::store(args, env, &config.defaults, process)
 }

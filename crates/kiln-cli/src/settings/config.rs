@@ -6,7 +6,8 @@
 //! keep-storage = "20GiB"
 //! compression = "zstd"
 //! compression-level = 3
-//! isolation = "userns"
+//! isolation = "auto"
+//! require-isolation = "userns"
 //! jobs = 4
 //! cache-ignore-umask = true
 //! progress = "plain"
@@ -60,6 +61,9 @@ pub(crate) struct Defaults {
     /// For `--isolation`.
     #[serde(deserialize_with = "choice")]
     pub(crate) isolation: Option<Isolation>,
+    /// For `--require-isolation`; no file and no option makes it weaker.
+    #[serde(deserialize_with = "choice")]
+    pub(crate) require_isolation: Option<Isolation>,
     /// For `--jobs`.
     pub(crate) jobs: Option<NonZeroUsize>,
     /// For `--cache-ignore-umask`.
@@ -124,6 +128,7 @@ impl Config {
             compression: new.compression.or(old.compression),
             compression_level: new.compression_level.or(level),
             isolation: new.isolation.or(old.isolation),
+            require_isolation: Isolation::stronger(new.require_isolation, old.require_isolation),
             jobs: new.jobs.or(old.jobs),
             cache_ignore_umask: new.cache_ignore_umask.or(old.cache_ignore_umask),
             progress: new.progress.or(old.progress),

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use kiln::request::{
     BuildRequest, CacheExport, CacheExtent, CacheMode, CacheTarget, ContextModes, ContextSource,
-    DockerfileSource, EpochChoice, ImageLimits, IsolationChoice,
+    DockerfileSource, EpochChoice, ImageLimits, IsolationChoice, IsolationWish,
 };
 use kiln::{Error, ErrorKind};
 
@@ -106,7 +106,7 @@ impl Settings {
             cache_to: cache_to(args, &build_args),
             pull: args.pull,
             source_date_epoch: source_date_epoch(args, &build_args, env),
-            isolation: args.isolation.or(defaults.isolation).map_or(IsolationChoice::Auto, Into::into),
+            isolation: isolation(args, defaults),
             jobs: args.jobs.or(defaults.jobs).map(NonZeroUsize::get),
             limits: {
                 let default = ImageLimits::default();
@@ -263,6 +263,16 @@ fn source_date_epoch(
     let given = build_args.get(env::SOURCE_DATE_EPOCH).filter(|value| !value.is_empty()).cloned();
     // A word that nothing has for a name is an error of the build, which knows the stages.
     value::epoch(&given.or_else(|| env.text(env::SOURCE_DATE_EPOCH))?).ok()
+}
+
+/// Returns what is wanted of the isolation. A condition of the machine's administrator stands, whatever the call says.
+fn isolation(args: &BuildArgs, defaults: &Defaults) -> IsolationWish {
+    let require = value::Isolation::stronger(args.require_isolation, defaults.require_isolation);
+    IsolationWish {
+        choice: args.isolation.or(defaults.isolation).map_or(IsolationChoice::Auto, Into::into),
+        require: require.map_or(IsolationChoice::None, Into::into),
+        allow_weak: args.allow_weak_isolation,
+    }
 }
 
 /// Tells which modes the files of contexts have. A variable with any other word than these is a mistake to be told.

@@ -190,7 +190,7 @@ fn the_file_gives_defaults_and_options_override_them() {
     let env = Env::of([("HOME", "/")]);
     let settings = resolve_with(&["/"], &env, &file).unwrap();
     assert_eq!(settings.request.compression, CompressionChoice::Zstd(Some(19)));
-    assert_eq!(settings.request.isolation, IsolationChoice::UsernsSingle);
+    assert_eq!(settings.request.isolation.choice, IsolationChoice::UsernsSingle);
     assert_eq!(settings.request.jobs, Some(3));
     assert_eq!(settings.progress, ProgressMode::Plain);
     let settings = resolve_with(&["--compression", "gzip", "--jobs", "1", "-q", "/"], &env, &file).unwrap();

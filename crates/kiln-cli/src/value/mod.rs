@@ -18,6 +18,7 @@ use clap::ValueEnum;
 use kiln::address::{self, GitAddress, Short, Url};
 use kiln::oci::{Platform, Reference};
 use kiln::request::{CompressionChoice, EpochChoice, IsolationChoice, NamedContext};
+use kiln::sandbox::Requested;
 
 pub(crate) use cache::{cache_from, cache_to};
 pub(crate) use call::{Call, CallFormat, Method, call};
@@ -65,10 +66,25 @@ pub(crate) enum Isolation {
     Auto,
     /// A user namespace with a range of ids
     Userns,
-    /// A user namespace with a single id
+    /// A user namespace with a single id; other owners and users are emulated
     UsernsSingle,
+    /// Another root directory, guarded by Landlock: for root in a container with default rights
+    Chroot,
     /// No sandbox: a build with RUN is refused
     None,
+}
+
+impl Isolation {
+    /// Returns the stronger of two conditions.
+    pub(crate) fn stronger(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        let strength = |isolation: &Self| match isolation {
+            Self::Auto | Self::None => 0,
+            Self::Chroot => 1,
+            Self::UsernsSingle => 2,
+            Self::Userns => 3,
+        };
+        one.into_iter().chain(other).max_by_key(strength)
+    }
 }
 
 impl From<Isolation> for IsolationChoice {
@@ -77,6 +93,19 @@ impl From<Isolation> for IsolationChoice {
             Isolation::Auto => Self::Auto,
             Isolation::Userns => Self::Userns,
             Isolation::UsernsSingle => Self::UsernsSingle,
+            Isolation::Chroot => Self::Chroot,
+            Isolation::None => Self::None,
+        }
+    }
+}
+
+impl From<Isolation> for Requested {
+    fn from(isolation: Isolation) -> Self {
+        match isolation {
+            Isolation::Auto => Self::Auto,
+            Isolation::Userns => Self::Userns,
+            Isolation::UsernsSingle => Self::UsernsSingle,
+            Isolation::Chroot => Self::Chroot,
             Isolation::None => Self::None,
         }
     }

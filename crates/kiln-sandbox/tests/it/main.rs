@@ -14,7 +14,7 @@ mod walls;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode};
 
-use kiln_sandbox::{BuildNamespace, IdMap, Requested, choose, enter_build_namespace, run_if_helper};
+use kiln_sandbox::{BuildNamespace, IdMap, Requested, Wish, choose, enter_build_namespace, run_if_helper};
 use lab::Lab;
 
 /// Keeps the runs that this binary starts as other users from starting more.
@@ -23,7 +23,7 @@ const LANE_ONLY: &str = "--this-lane-only";
 fn main() -> ExitCode {
     run_if_helper();
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let namespace = enter_build_namespace().expect("enter the build namespace");
+    let namespace = enter_build_namespace(Requested::Auto).expect("enter the build namespace");
     if let [role, dir, pipe] = args.as_slice()
         && role == walls::HANG
     {
@@ -55,7 +55,7 @@ fn run_lane(namespace: &BuildNamespace, filter: &str) -> bool {
     let store = std::env::temp_dir().join(format!("kiln-it-{lane}-{}", std::process::id()));
     std::fs::create_dir(&store).expect("create a directory for the tests");
     let (mut passed, mut failed) = (0, 0);
-    match choose(Requested::Auto, namespace, &store) {
+    match choose(Wish::of(Requested::Auto), namespace, &store) {
         Ok(isolation) if isolation.ensure_runnable().is_ok() => {
             println!("lane {lane}: {isolation}");
             let lab = Lab::new(isolation, &store);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use kiln_sandbox::{
     BuildNamespace, ExecSpec, Exit, Limit, Mount, MountKind, Network, ProcMount, Requested, ResolvedUser,
-    Resource, RootDir, Sandbox, Stdio, choose,
+    Resource, RootDir, Sandbox, Stdio, Wish, choose,
 };
 
 use crate::cases::Case;
@@ -91,7 +91,7 @@ pub(crate) const HANG: &str = "--hang";
 
 pub(crate) fn hang(namespace: &BuildNamespace, dir: &str, base: &str) -> ExitCode {
     let dir = Path::new(dir);
-    let isolation = choose(Requested::Auto, namespace, dir).expect("choose");
+    let isolation = choose(Wish::of(Requested::Auto), namespace, dir).expect("choose");
     let stdout = || std::io::stdout().as_fd().try_clone_to_owned().expect("duplicate");
     let spec = ExecSpec {
         lower: vec![PathBuf::from(base)],

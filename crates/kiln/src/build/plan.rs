@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use kiln_oci::layer::Compression;
 use kiln_remote::Client;
-use kiln_sandbox::Requested;
+use kiln_sandbox::{Mode, Requested, Wish};
 
 use super::{DEFAULT_EPOCH, EngineConfig};
 use crate::address;
@@ -55,7 +55,7 @@ pub(crate) fn engine(
     cancel: &Cancel,
 ) -> Result<Engine> {
     let (client, cancel) = self::client(config, cancel)?;
-    let none = kiln_sandbox::choose(Requested::None, &config.namespace, &config.store);
+    let none = kiln_sandbox::expected(Wish::of(Requested::None), &config.namespace);
     let isolation = none.map_err(|e| sandbox_error("cannot look at this machine", e))?;
     Ok(Engine {
         store: Store::open(&config.store)?,
@@ -194,7 +194,7 @@ fn isolate(engine: &mut Engine, config: &EngineConfig, request: &BuildRequest, p
     if !plan.vertices.iter().any(|v| matches!(v.op, Op::Exec(_))) {
         return Ok(());
     }
-    engine.isolation = kiln_sandbox::expected(requested(request), &config.namespace).map_err(impossible)?;
+    engine.isolation = kiln_sandbox::expected(wish(request), &config.namespace).map_err(impossible)?;
     Ok(())
 }
 
@@ -204,18 +204,27 @@ pub(super) fn prove(engine: &Engine, config: &EngineConfig, request: &BuildReque
         return Ok(());
     }
     let _choosing = Phase::begin(&engine.sink, "choose the isolation");
-    let isolation = kiln_sandbox::choose(requested(request), &config.namespace, &config.store);
+    let isolation = kiln_sandbox::choose(wish(request), &config.namespace, &config.store);
     let isolation = isolation.map_err(impossible)?;
     engine.proven.get_or_init(|| isolation);
     Ok(())
 }
 
-fn requested(request: &BuildRequest) -> Requested {
-    match request.isolation {
-        IsolationChoice::Auto => Requested::Auto,
-        IsolationChoice::Userns => Requested::Userns,
-        IsolationChoice::UsernsSingle => Requested::UsernsSingle,
-        IsolationChoice::None => Requested::None,
+/// Returns what the user wants, in the words of the sandbox.
+fn wish(request: &BuildRequest) -> Wish {
+    let (requested, _) = rung(request.isolation.choice);
+    let (_, at_least) = rung(request.isolation.require);
+    Wish { requested, at_least, allow_weak: request.isolation.allow_weak }
+}
+
+/// Returns a choice as something to try and as something to measure by.
+pub(crate) fn rung(choice: IsolationChoice) -> (Requested, Mode) {
+    match choice {
+        IsolationChoice::Auto => (Requested::Auto, Mode::None),
+        IsolationChoice::Userns => (Requested::Userns, Mode::Userns),
+        IsolationChoice::UsernsSingle => (Requested::UsernsSingle, Mode::UsernsSingle),
+        IsolationChoice::Chroot => (Requested::Chroot, Mode::Chroot),
+        IsolationChoice::None => (Requested::None, Mode::None),
     }
 }
 

@@ -58,7 +58,7 @@ fn request(context: &str) -> crate::request::BuildRequest {
         no_cache_stages: Vec::new(),
         pull: false,
         source_date_epoch: None,
-        isolation: IsolationChoice::Auto,
+        isolation: IsolationWish::default(),
         limits: ImageLimits::default(),
         jobs: None,
         proxy_args: Default::default(),
