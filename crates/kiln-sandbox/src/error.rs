@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::answers::{Step, explain};
+
 /// Describes a step of the sandbox that failed.
 ///
 /// It crosses the control socket between the helper and kiln, so it is plain data.
@@ -111,43 +113,10 @@ impl<T> Context<T> for std::io::Result<T> {
 
 /// Explains why the kernel refused to create a user namespace.
 pub(crate) fn explain_clone(errno: Errno) -> Error {
-    let error = Error::new("create a user namespace").errno(errno);
-    match errno {
-        Errno::NOSPC => error
-            .cause("the limit `user.max_user_namespaces` of this machine is 0 or used up")
-            .hint("raise it: sysctl -w user.max_user_namespaces=28633"),
-        Errno::PERM if in_chroot() => error
-            .cause("the kernel refuses user namespaces inside a chroot")
-            .hint("start kiln outside of the chroot, or enter the directory with pivot_root instead"),
-        Errno::PERM if under_seccomp() => error
-            .cause("a seccomp profile forbids it, as the default profile of Docker and containerd does")
-            .hint("run the container with a seccomp profile that allows clone, mount, umount2 and pivot_root"),
-        Errno::PERM => error
-            .cause("a policy of this machine forbids it to ordinary users")
-            .hint("allow it (sysctl kernel.unprivileged_userns_clone=1, or an AppArmor profile with `userns,` for kiln)"),
-        Errno::INVAL | Errno::NOSYS => error.cause("this kernel is built without user namespaces"),
-        _ => error,
-    }
+    explain(Step::UserNamespace, Error::new(Step::UserNamespace.name()).errno(errno))
 }
 
 /// Explains why the first mount in a fresh user namespace was refused.
 pub(crate) fn explain_mount(error: Error) -> Error {
-    match error.errno.map(Errno::from_raw_os_error) {
-        Some(Errno::PERM | Errno::ACCESS) => error
-            .cause("the user namespace exists but is powerless: AppArmor, SELinux or seccomp denies mounts")
-            .hint("allow mounts to kiln: an AppArmor profile with `flags=(unconfined) { userns, }`, or run kiln with sudo"),
-        _ => error,
-    }
-}
-
-fn under_seccomp() -> bool {
-    std::fs::read_to_string("/proc/self/status")
-        .is_ok_and(|status| status.lines().any(|line| line.starts_with("Seccomp:") && line.ends_with('2')))
-}
-
-fn in_chroot() -> bool {
-    // Inside a chroot the root of pid 1 is another directory, if it may be looked at; the mount table starting
-    // elsewhere than at `/` is the sign that every user can read.
-    std::fs::read_to_string("/proc/self/mountinfo")
-        .is_ok_and(|table| !table.lines().any(|line| line.split(' ').nth(4) == Some("/")))
+    explain(Step::Mount, error)
 }

@@ -56,6 +56,7 @@ impl Wish {
 
 /// A rung of the ladder, the weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Nothing can be run.
     None,

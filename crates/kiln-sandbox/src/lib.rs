@@ -18,10 +18,12 @@
 //! its root. It knows nothing of OCI documents, networks or output. It is the only crate with `unsafe`, and only
 //! in `sys`.
 
+mod answers;
 mod build_namespace;
 mod choice;
 mod chroot;
 mod error;
+mod facts;
 mod helper;
 mod idmap;
 mod isolation;
@@ -33,9 +35,11 @@ mod spec;
 mod sys;
 mod wire;
 
+pub use answers::{ANSWERS, Answer, Step};
 pub use build_namespace::{BuildNamespace, IdMap, enter_build_namespace};
 pub use choice::{choose, expected, probe};
 pub use error::Error;
+pub use facts::{Fact, facts};
 pub use helper::run_if_helper;
 pub use isolation::{Better, Ids, Isolation, Mode, ProcMount, Requested, Wish};
 pub use remove::remove_tree;

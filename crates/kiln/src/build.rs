@@ -210,6 +210,9 @@ fn run(
             for text in engine.isolation().describe(engine.store.root()) {
                 engine.sink.event(Event::Note { text });
             }
+        } else {
+            let text = "no command has to be run, so no isolation is needed".to_owned();
+            engine.sink.event(Event::Note { text });
         }
         let jobs = request.jobs.unwrap_or_else(|| (4 * engine.workers).max(8));
         let push =

@@ -6,6 +6,7 @@
 mod build;
 mod cache;
 mod check;
+mod doctor;
 mod explain;
 mod history;
 mod store;
@@ -19,6 +20,7 @@ use clap_complete::Shell;
 pub(crate) use build::BuildArgs;
 pub(crate) use cache::{CacheCommand, CacheExportArgs, CacheImportArgs, CacheLsArgs};
 pub(crate) use check::CheckArgs;
+pub(crate) use doctor::DoctorArgs;
 pub(crate) use explain::ExplainArgs;
 pub(crate) use history::{
     HistoryArgs, HistoryCommand, HistoryLogArgs, HistoryLsArgs, HistoryRmArgs, HistoryShowArgs,
@@ -55,6 +57,8 @@ pub(crate) enum Subcommands {
     Prune(PruneArgs),
     /// Show what takes space in the store
     Du(DuArgs),
+    /// Try every isolation that RUN could have here, and tell what the others need
+    Doctor(DoctorArgs),
     /// List, export and import the caches of `RUN --mount=type=cache`
     #[command(subcommand)]
     Cache(CacheCommand),

@@ -3,6 +3,7 @@
 mod build;
 mod cache;
 mod check;
+mod doctor;
 mod documents;
 mod du;
 mod explain;
@@ -35,6 +36,7 @@ pub(crate) fn run(command: Subcommands, env: &Env, terminal: Terminal) -> Outcom
         Subcommands::Rmi(args) => images::remove(&args, env),
         Subcommands::Prune(args) => prune::run(&args, env),
         Subcommands::Du(args) => du::run(&args, env),
+        Subcommands::Doctor(args) => doctor::run(&args, env),
         Subcommands::Cache(command) => cache::run(&command, env),
         Subcommands::Registry(RegistryCommand::Serve(args)) => registry::serve(&args),
         Subcommands::Completions(args) => documents::completions(&args),

@@ -18,6 +18,7 @@ mod export;
 mod gc;
 mod history;
 mod hostile;
+mod isolation;
 mod kaniko;
 mod keys;
 mod language;

@@ -3,9 +3,9 @@
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
+use crate::answers::{Step, explain};
 use crate::error::{Context as _, Error};
 
 /// Mount data must fit one page of the smallest size, with its final null.
@@ -27,7 +27,7 @@ pub(super) fn mount(
         .map_err(|_| Error::new(STEP).path(upper).cause("its path holds a null"))?;
     rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), data.as_c_str())
         .step_at(STEP, upper)
-        .map_err(explain)
+        .map_err(|error| explain(Step::Overlay, error))
 }
 
 /// Writes the mount data. `userxattr` is what a user namespace may use, and it keeps one store fit for all modes;
@@ -47,24 +47,6 @@ fn options(layers: std::ops::Range<usize>, upper: &Path, work: &Path) -> Vec<u8>
         }
     }
     data
-}
-
-fn explain(error: Error) -> Error {
-    match error.errno.map(Errno::from_raw_os_error) {
-        Some(Errno::INVAL) => error
-            .cause(
-                "its file system cannot be an overlay's upper layer, as when it is an overlay or NFS itself",
-            )
-            .hint("put kiln's store (--store) on ext4, xfs, btrfs or tmpfs: in a container, on a volume"),
-        Some(Errno::PERM | Errno::ACCESS) => error
-            .cause("the kernel is older than 5.11, or a policy denies overlay mounts in user namespaces")
-            .hint("update the kernel, or allow mounts to kiln"),
-        Some(Errno::NODEV) => {
-            error.cause("this kernel has no overlay file system").hint("load it as root: modprobe overlay")
-        }
-        Some(Errno::OVERFLOW) => error.cause("an owner of the layers is outside of the id map"),
-        _ => error,
-    }
 }
 
 #[cfg(test)]

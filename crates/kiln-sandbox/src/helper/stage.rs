@@ -24,6 +24,7 @@ use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::{Job, die_with_parent, fail, init, wait_for};
+use crate::answers::{Step, explain};
 use crate::error::{Context as _, Error, explain_clone};
 use crate::idmap::{self, Extent};
 use crate::isolation::{Ids, Isolation};
@@ -128,16 +129,9 @@ impl Sources {
         })?;
         if let Some(mapping) = &self.mapping {
             let attributes = MountAttributes::idmap(mapping.as_fd());
-            sys::mount_setattr(&tree, recursive, attributes).step_at("shift the owners of", path).map_err(|error| {
-                match error.errno.map(Errno::from_raw_os_error) {
-                    Some(Errno::INVAL | Errno::OPNOTSUPP) => error
-                        .cause("its file system does not support idmapped mounts")
-                        .hint("put kiln's store (--store) on ext4, xfs or btrfs, or start kiln as an ordinary user"),
-                    Some(Errno::PERM) => error.cause("this root does not own the file system"),
-                    Some(Errno::NOSYS) => error.cause("overlays over idmapped layers need Linux 5.19").hint("start kiln as an ordinary user"),
-                    _ => error,
-                }
-            })?;
+            sys::mount_setattr(&tree, recursive, attributes)
+                .step_at("shift the owners of", path)
+                .map_err(|error| explain(Step::IdMap, error))?;
         }
         Ok(tree)
     }
