@@ -101,7 +101,9 @@ pub const ANSWERS: [Answer; 17] = [
         Step::UserNamespace,
         "EPERM",
         "a seccomp profile forbids it, as the default profile of Docker and containerd does",
-        "run the container with a seccomp profile that allows clone, mount, umount2 and pivot_root",
+        "give the container kiln's profile, which adds namespaces and mounts to the default one: in Kubernetes \
+         `securityContext.seccompProfile: {type: Localhost, localhostProfile: kiln.json}`, in Docker \
+         `--security-opt seccomp=kiln.json`; `kiln doctor --profile seccomp` prints it",
         When::UnderSeccomp,
     ),
     answer(

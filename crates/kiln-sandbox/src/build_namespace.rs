@@ -216,6 +216,13 @@ fn range_plan() -> Result<Plan, Error> {
         uids = free_ids("/proc/self/uid_map");
         gids = free_ids("/proc/self/gid_map");
     }
+    if !capable && rustix::thread::no_new_privs().unwrap_or(false) {
+        return no(
+            "newuidmap cannot raise its rights here, where no_new_privs is set",
+            "run the pod as root (runAsUser: 0) with kiln's seccomp profile, in a user namespace of its own \
+             (hostUsers: false) where it must not be the machine's root",
+        );
+    }
     if uids.is_empty() || gids.is_empty() {
         return no(
             "this user has no range in /etc/subuid and /etc/subgid",

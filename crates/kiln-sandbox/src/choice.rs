@@ -184,7 +184,9 @@ fn prove(candidate: &Isolation, wish: Wish, store_dir: &Path) -> Result<Isolatio
     let outcome = make_probe_dir(&dir).and_then(|()| try_out(candidate, &dir));
     // A leftover of four empty directories is no reason to fail a build.
     let _ = remove_tree(&dir);
-    isolation.proc = outcome?;
+    let (proc, lacking) = outcome?;
+    isolation.proc = proc;
+    isolation.lacking.extend(lacking);
     if isolation.proc == ProcMount::Rbind {
         isolation.lacking.push("a /proc of its own (the surrounding one is masked)".to_owned());
     }
@@ -198,7 +200,7 @@ fn make_probe_dir(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn try_out(isolation: &Isolation, dir: &Path) -> Result<ProcMount, Error> {
+fn try_out(isolation: &Isolation, dir: &Path) -> Result<(ProcMount, Vec<String>), Error> {
     let spec = ExecSpec {
         lower: vec![dir.join("lower")],
         upper: dir.join("upper"),
@@ -213,7 +215,7 @@ fn try_out(isolation: &Isolation, dir: &Path) -> Result<ProcMount, Error> {
     drop(control);
     launcher.wait().step("wait for the self-test")?;
     match report {
-        Some(Report::Ready { proc, .. }) => Ok(proc),
+        Some(Report::Ready { proc, lacking, .. }) => Ok((proc, lacking)),
         Some(Report::Failed(error)) => Err(error),
         Some(Report::Exited(_)) | None => {
             Err(Error::new("try out a sandbox").cause("its helper process died without a word"))

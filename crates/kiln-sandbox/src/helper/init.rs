@@ -60,7 +60,12 @@ fn enter(
     // The change of user made this process undumpable, which takes its own /proc files away from it.
     rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)
         .step("open this process's /proc files")?;
-    rustix::system::sethostname(spec.hostname.as_bytes()).step_at("set the host name to", &spec.hostname)?;
+    let mut lacking = Vec::new();
+    match rustix::system::sethostname(spec.hostname.as_bytes()) {
+        // Some profiles give it to the machine's administrator only, whatever namespace this is.
+        Err(Errno::PERM | Errno::NOSYS) => lacking.push("a host name of its own".to_owned()),
+        answer => answer.step_at("set the host name to", &spec.hostname)?,
+    }
     if spec.network == Network::None {
         sys::loopback_up().step("bring up the loopback interface")?;
     }
@@ -68,7 +73,8 @@ fn enter(
         // Own namespaces would give the command back what the filter takes; best effort, since /proc/sys may be read-only.
         let _ = std::fs::write("/proc/sys/user/max_user_namespaces", "0");
     }
-    let prepared = root::prepare(isolation, spec, stage, probe)?;
+    let mut prepared = root::prepare(isolation, spec, stage, probe)?;
+    prepared.lacking.extend(lacking);
     // From here on it is the only process that remembers secrets, and the command must not look into it.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .step("close this process's /proc files")?;
@@ -76,7 +82,8 @@ fn enter(
 }
 
 fn supervise(control: &UnixStream, spec: &ExecSpec, prepared: Prepared, probe: bool) -> Result<(), Error> {
-    let ready = Report::Ready { stubs: prepared.stubs, proc: prepared.proc };
+    let Prepared { stubs, proc, lacking } = prepared;
+    let ready = Report::Ready { stubs, proc, lacking };
     if probe {
         return wire::send(control, &ready).step("report");
     }

@@ -51,6 +51,8 @@ pub(crate) enum Report {
         #[serde(with = "wire::paths")]
         stubs: Vec<PathBuf>,
         proc: ProcMount,
+        /// What could not be had and is not essential, as phrases.
+        lacking: Vec<String>,
     },
     /// A step failed; nothing is left of the sandbox.
     Failed(Error),

@@ -22,6 +22,8 @@ use crate::sys::{self, MountAttributes};
 pub(super) struct Prepared {
     pub(super) stubs: Vec<PathBuf>,
     pub(super) proc: ProcMount,
+    /// What could not be had and is not essential, as phrases.
+    pub(super) lacking: Vec<String>,
 }
 
 /// Builds the root on the stage and moves into it.
@@ -54,7 +56,7 @@ pub(super) fn prepare(
     if !probe {
         working_directory(&spec.cwd)?;
     }
-    Ok(Prepared { stubs: targets.stubs, proc })
+    Ok(Prepared { stubs: targets.stubs, proc, lacking: Vec::new() })
 }
 
 fn mount_all(
