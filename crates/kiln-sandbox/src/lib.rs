@@ -19,6 +19,7 @@
 //! in `sys`.
 
 mod answers;
+mod bpf;
 mod build_namespace;
 mod choice;
 mod chroot;

@@ -12,30 +12,10 @@
 
 use libc::{c_long, sock_filter};
 
-const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
-const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-#[cfg(target_arch = "x86_64")]
-const IF_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
-const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-
-/// Offsets in `struct seccomp_data`; of an argument, the low half on a little-endian machine.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-const ARGUMENT_0: u32 = 16;
-
-const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
-const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
-const PERMISSION: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
-const NO_SUCH_CALL: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
-
-/// `AUDIT_ARCH_*` of the machine that kiln is built for.
-#[cfg(target_arch = "x86_64")]
-const NATIVE: u32 = 0xC000_003E;
-#[cfg(target_arch = "aarch64")]
-const NATIVE: u32 = 0xC000_00B7;
-#[cfg(target_arch = "riscv64")]
-const NATIVE: u32 = 0xC000_00F3;
+use crate::bpf::{
+    ALLOW, AND, ARCHITECTURE, IF_EQUAL, KILL, LOAD, NATIVE, NO_SUCH_CALL, NUMBER, PERMISSION, RETURN,
+    argument, for_call, jump, number, statement,
+};
 
 /// Every flag of clone(2) that makes a namespace.
 const NAMESPACES: u32 = (libc::CLONE_NEWNS
@@ -146,7 +126,7 @@ pub(crate) fn program() -> Vec<sock_filter> {
         statement(LOAD, NUMBER),
     ];
     #[cfg(target_arch = "x86_64")]
-    program.extend([jump(IF_AT_LEAST, 0x4000_0000, 0, 1), statement(RETURN, NO_SUCH_CALL)]);
+    program.extend([jump(crate::bpf::IF_AT_LEAST, 0x4000_0000, 0, 1), statement(RETURN, NO_SUCH_CALL)]);
     for &call in DENIED.iter().chain(DENIED_HERE) {
         program.extend([jump(IF_EQUAL, number(call), 0, 1), statement(RETURN, PERMISSION)]);
     }
@@ -156,22 +136,16 @@ pub(crate) fn program() -> Vec<sock_filter> {
         (libc::SYS_socket, none_of(&SOCKETS)),
         (libc::SYS_personality, one_of(&PERSONALITIES)),
     ] {
-        let length = u8::try_from(body.len()).unwrap_or(u8::MAX);
-        program.push(jump(IF_EQUAL, number(call), 0, length));
-        program.extend(body);
+        for_call(&mut program, call, body);
     }
     program.push(statement(RETURN, ALLOW));
     program
 }
 
-fn number(call: c_long) -> u32 {
-    u32::try_from(call).unwrap_or(u32::MAX)
-}
-
 /// Allows a call whose first argument has none of these bits.
 fn without_flags(flags: u32) -> Vec<sock_filter> {
     vec![
-        statement(LOAD, ARGUMENT_0),
+        statement(LOAD, argument(0)),
         statement(AND, flags),
         jump(IF_EQUAL, 0, 0, 1),
         statement(RETURN, ALLOW),
@@ -190,7 +164,7 @@ fn one_of(values: &[u32]) -> Vec<sock_filter> {
 }
 
 fn compare(values: &[u32], if_found: u32, otherwise: u32) -> Vec<sock_filter> {
-    let mut body = vec![statement(LOAD, ARGUMENT_0)];
+    let mut body = vec![statement(LOAD, argument(0))];
     for &value in values {
         body.extend([jump(IF_EQUAL, value, 0, 1), statement(RETURN, if_found)]);
     }
@@ -198,41 +172,12 @@ fn compare(values: &[u32], if_found: u32, otherwise: u32) -> Vec<sock_filter> {
     body
 }
 
-fn statement(code: u16, k: u32) -> sock_filter {
-    sock_filter { code, jt: 0, jf: 0, k }
-}
-
-fn jump(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
-    sock_filter { code, jt, jf, k }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Runs the program as the kernel would.
     fn answer(arch: u32, call: c_long, argument: u32) -> u32 {
-        let program = program();
-        let (mut at, mut value) = (0, 0);
-        loop {
-            let step = program[at];
-            at += 1;
-            let branch = |hit: bool| usize::from(if hit { step.jt } else { step.jf });
-            match step.code {
-                LOAD => {
-                    value = match step.k {
-                        NUMBER => number(call),
-                        ARCHITECTURE => arch,
-                        _ => argument,
-                    }
-                }
-                AND => value &= step.k,
-                IF_EQUAL => at += branch(value == step.k),
-                #[cfg(target_arch = "x86_64")]
-                IF_AT_LEAST => at += branch(value >= step.k),
-                _ => return step.k,
-            }
-        }
+        crate::bpf::interpret(&program(), arch, call, [argument.into(), 0, 0, 0, 0, 0])
     }
 
     #[test]

@@ -206,7 +206,7 @@ fn which(program: &str) -> Option<PathBuf> {
 }
 
 /// Returns the libraries of a program as the loader finds them; none for a static one.
-fn needed(program: &Path) -> Vec<PathBuf> {
+pub(crate) fn needed(program: &Path) -> Vec<PathBuf> {
     let Ok(output) = Command::new("ldd").arg(program).output() else { return Vec::new() };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.split_whitespace().filter(|w| w.starts_with('/')).map(PathBuf::from).collect()

@@ -5,11 +5,13 @@
 //! distribution) is asked for through [`lane`], which says aloud what a test leaves out and why.
 
 pub mod base;
+pub mod container;
 pub mod corpus;
 mod env;
 pub mod git;
 mod image;
 pub mod lane;
+pub mod seccomp;
 pub mod web;
 
 pub use env::{Outcome, Person, TestEnv};

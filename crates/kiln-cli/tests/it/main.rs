@@ -12,6 +12,7 @@ mod conformance;
 mod context_index;
 mod copy;
 mod debian;
+mod environments;
 mod errors;
 mod explain;
 mod export;

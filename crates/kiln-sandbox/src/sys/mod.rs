@@ -1,6 +1,8 @@
 //! The system calls that neither std nor rustix offers, each as a safe function on plain types.
 #![expect(unsafe_code, reason = "these calls exist only behind the C interface")]
 
+#[allow(dead_code, reason = "the supervisors that need it come with the modes that need them")]
+pub(crate) mod notify;
 mod signals;
 
 use std::convert::Infallible;

@@ -1,0 +1,267 @@
+//! One Dockerfile in every environment that kiln is made for: which isolation it gets there, and that the image is the same.
+//!
+//! The names are those of docs/environments.md. E4 to E7 are containers with the profiles that engines really use, made by
+//! `kiln_testkit::container`; what its header lists as not there is not tested.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use kiln_testkit::container::{Container, DEFAULT_CAPABILITIES, Runtime};
+use kiln_testkit::{Image, Outcome, Person, TestEnv, lane, seccomp};
+use serde_json::Value;
+
+use crate::{KILN, env, env_of};
+
+const WHAT: &str = "environments";
+
+/// Files that are made, changed and deleted; other owners; a user; a stage out of another.
+const DOCKERFILE: &str = r#"FROM BASE AS build
+WORKDIR /src
+COPY input.txt .
+RUN sed s/plain/cooked/ input.txt > out.txt && chmod 640 out.txt && chown 33:50 out.txt && ln -s out.txt link
+RUN mkdir -p gone/sub && touch gone/sub/file && echo one > changed
+RUN rm -r gone && echo two >> changed && touch -d @1000000 old && mkfifo pipe
+USER www-data
+RUN id -u > /tmp/me && id -g >> /tmp/me && stat -c %u:%g /src/out.txt >> /tmp/me
+
+FROM BASE
+COPY --from=build --chown=33:33 /src/out.txt /srv/out.txt
+COPY --from=build /src /srv/all
+COPY --from=build /tmp/me /srv/me
+RUN chown -R 33:33 /srv/all && rm /srv/all/link && chmod 2755 /srv/all
+USER www-data
+RUN cat /srv/out.txt > /tmp/copy
+CMD ["sh"]
+"#;
+
+/// Where kiln gives less than the table says, so far: what is missing is told, and is no failure.
+const PENDING: [&str; 6] = ["E3", "E4", "E5", "E5L", "E5c", "E6"];
+
+/// What a build is expected to come to.
+#[derive(Debug, Clone, Copy)]
+enum Expect {
+    /// An image, with this isolation.
+    Runs(&'static str),
+    /// No RUN, exit code 4, and these words about it.
+    Refuses(&'static [&'static str]),
+}
+
+/// One environment.
+struct Place {
+    name: &'static str,
+    what: &'static str,
+    who: Who,
+    expect: Expect,
+}
+
+enum Who {
+    Person(Person),
+    Container(Container),
+}
+
+/// What happened in one.
+struct Row {
+    place: Place,
+    outcome: Outcome,
+    took: Duration,
+}
+
+impl Row {
+    /// Returns the isolation as kiln names it, if it got so far.
+    fn isolation(&self) -> Option<&str> {
+        let line = self.outcome.stderr.lines().find_map(|l| l.strip_prefix("note: isolation "))?;
+        line.split([':', ' ']).next()
+    }
+
+    /// Returns what is not as expected.
+    fn deviation(&self) -> Option<String> {
+        let said = &self.outcome.stderr;
+        let fine = match self.place.expect {
+            Expect::Runs(isolation) => self.outcome.code == Some(0) && self.isolation() == Some(isolation),
+            Expect::Refuses(words) => self.outcome.code == Some(4) && words.iter().all(|w| said.contains(w)),
+        };
+        (!fine).then(|| {
+            format!(
+                "{}, expected {:?}, code {:?}:\n{said}",
+                self.place.name, self.place.expect, self.outcome.code
+            )
+        })
+    }
+}
+
+fn people() -> Vec<Place> {
+    let place = |person: Person| {
+        let (name, what, expect) = match &person {
+            Person::Root => ("E1", "root on the machine", Expect::Runs("userns")),
+            Person::Ordinary { range: false, .. } => {
+                ("E3", "user with one id", Expect::Runs("userns-single"))
+            }
+            Person::Caller | Person::Ordinary { .. } => {
+                ("E2", "user with a range of ids", Expect::Runs("userns"))
+            }
+        };
+        Place { name, what, who: Who::Person(person), expect }
+    };
+    lane::people(WHAT).into_iter().map(place).collect()
+}
+
+/// The seccomp profiles that could be had.
+struct Profiles {
+    docker: Option<Value>,
+    crio: Option<Value>,
+    kiln: Value,
+}
+
+impl Profiles {
+    fn find(dir: &Path) -> Self {
+        let what = "environments with the filter of an engine";
+        let text = fs::read(deploy("seccomp/kiln.json")).unwrap();
+        Self {
+            docker: seccomp::docker(dir, what),
+            crio: seccomp::crio(what),
+            kiln: serde_json::from_slice(&text).unwrap(),
+        }
+    }
+}
+
+/// Returns the path of a file for operators.
+pub(crate) fn deploy(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(path)
+}
+
+fn containers(profiles: &Profiles) -> Vec<Place> {
+    let mut places = Vec::new();
+    let mut add = |name, what, container: Container, expect| {
+        places.push(Place { name, what, who: Who::Container(container), expect });
+    };
+    let root = Container::default;
+    let pod = || Container { user_namespace: true, ..root() };
+    let admin = ["CAP_SYS_ADMIN"];
+    let with_admin: Vec<&str> = DEFAULT_CAPABILITIES.iter().copied().chain(admin).collect();
+    if let Some(profile) = &profiles.docker {
+        let default = || seccomp::for_container(profile, &DEFAULT_CAPABILITIES);
+        let privileged = || seccomp::for_container(profile, &with_admin);
+        add("E4", "default container", root().filtered(default()), Expect::Runs("chroot"));
+        add(
+            "E4s",
+            "default container, SYS_ADMIN",
+            root().adding(&admin).filtered(privileged()),
+            Expect::Runs("userns"),
+        );
+        let strict = Container::restricted().filtered(seccomp::for_container(profile, &[]));
+        add("E5", "Restricted, RuntimeDefault of containerd", strict, Expect::Refuses(&["Localhost"]));
+        add("E6", "hostUsers: false", pod().filtered(default()), Expect::Runs("chroot"));
+        add(
+            "E6s",
+            "hostUsers: false, SYS_ADMIN",
+            pod().adding(&admin).filtered(privileged()),
+            Expect::Runs("userns"),
+        );
+    }
+    add("E4u", "default container, Unconfined", root(), Expect::Runs("userns"));
+    if let Some(profile) = &profiles.crio {
+        let strict = Container::restricted().filtered(seccomp::for_container(profile, &[]));
+        add("E5c", "Restricted, RuntimeDefault of CRI-O", strict, Expect::Runs("userns-single"));
+    }
+    add(
+        "E4L",
+        "default container, kiln's own profile",
+        root().filtered(profiles.kiln.clone()),
+        Expect::Runs("userns"),
+    );
+    add(
+        "E6L",
+        "hostUsers: false, kiln's own profile",
+        pod().filtered(profiles.kiln.clone()),
+        Expect::Runs("userns"),
+    );
+    let strict = Container::restricted().filtered(profiles.kiln.clone());
+    add("E5L", "Restricted, kiln's own profile", strict, Expect::Runs("userns-single"));
+    let kimia = Container {
+        uid: 1000,
+        capabilities: vec!["CAP_SETUID", "CAP_SETGID"],
+        file_capabilities: true,
+        ..root()
+    };
+    add("E7", "user, SETUID and SETGID, Unconfined", kimia, Expect::Runs("userns"));
+    places.sort_by_key(|place| place.name);
+    places
+}
+
+/// Builds the context of `dockerfile` there.
+fn build(lab: &TestEnv, runtime: Option<&Runtime>, place: Place, dockerfile: &str) -> Option<Row> {
+    let files = |root: &Path| {
+        fs::create_dir_all(root.join("ctx")).unwrap();
+        fs::write(root.join("ctx/Dockerfile"), dockerfile).unwrap();
+        fs::write(root.join("ctx/input.txt"), "plain\n").unwrap();
+    };
+    let name = format!("{}/environment:{}", lab.host(), place.name);
+    let args = ["build", "-t", &name, "--push", "ctx"];
+    let (outcome, took) = match &place.who {
+        Who::Person(person) => {
+            let env = env_of(person.clone());
+            files(&env.root);
+            let start = Instant::now();
+            (env.kiln(args), start.elapsed())
+        }
+        Who::Container(container) => {
+            let dir = lab.root.join(place.name);
+            files(&dir.join("volume"));
+            let start = Instant::now();
+            (runtime?.kiln(container, &dir, Path::new(KILN), &args), start.elapsed())
+        }
+    };
+    Some(Row { place, outcome, took })
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut table = "one Dockerfile in every environment\n".to_owned();
+    for row in rows {
+        let digest = row.outcome.stdout.trim();
+        let digest = match row.outcome.code {
+            Some(0) => digest.get(..19).unwrap_or(digest),
+            Some(4) => "RUN refused",
+            _ => "failed",
+        };
+        let isolation = row.isolation().unwrap_or("none");
+        let seconds = row.took.as_secs_f64();
+        let _ = writeln!(
+            table,
+            "  {:<4} {:<42} {isolation:<14} {seconds:>5.1} s  {digest}",
+            row.place.name, row.place.what
+        );
+    }
+    table
+}
+
+#[test]
+fn one_dockerfile_makes_one_image_everywhere() {
+    let lab = env();
+    let dockerfile = DOCKERFILE.replace("BASE", &lab.base());
+    let runtime = Runtime::find(Path::new(KILN), &lab.root.join("probe"), WHAT);
+    let mut places = people();
+    if runtime.is_some() {
+        places.extend(containers(&Profiles::find(&lab.root.join("profiles"))));
+    }
+    let rows: Vec<Row> =
+        places.into_iter().filter_map(|place| build(&lab, runtime.as_ref(), place, &dockerfile)).collect();
+    lane::note(table(&rows).trim_end());
+    let pending = |row: &&Row| PENDING.contains(&row.place.name);
+    for row in rows.iter().filter(pending).filter(|row| row.deviation().is_some()) {
+        lane::left_out(WHAT, &format!("{} does not give {:?} yet", row.place.name, row.place.expect));
+    }
+    let deviations: Vec<String> =
+        rows.iter().filter(|row| !pending(row)).filter_map(Row::deviation).collect();
+    assert!(deviations.is_empty(), "{}", deviations.join("\n"));
+    let mut digests: Vec<&str> =
+        rows.iter().map(|r| r.outcome.stdout.trim()).filter(|d| !d.is_empty()).collect();
+    digests.dedup();
+    assert!(digests.len() <= 1, "{digests:#?}");
+    let Some(row) = rows.iter().find(|row| row.outcome.code == Some(0)) else { return };
+    let image = Image::pull(&format!("{}/environment:{}", lab.host(), row.place.name));
+    assert_eq!(image.entry("srv/out.txt").map(|e| (e.uid, e.gid, e.mode)), Some((33, 33, 0o640)));
+    assert_eq!(image.entry("srv/all/old").map(|e| (e.uid, e.mtime.secs)), Some((33, 1_000_000)));
+    assert_eq!(image.last().text("tmp/copy").unwrap(), "cooked\n");
+}
