@@ -39,6 +39,8 @@ mod wire;
 pub use answers::{ANSWERS, Answer, Step};
 pub use build_namespace::{BuildNamespace, IdMap, enter_build_namespace};
 pub use choice::{choose, expected, probe};
+pub use chroot::ChrootFacts;
+pub use chroot::probe as probe_chroot;
 pub use error::Error;
 pub use facts::{Fact, facts};
 pub use helper::run_if_helper;

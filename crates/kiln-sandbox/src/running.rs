@@ -83,6 +83,9 @@ impl Sandbox {
                     .hint("leave --isolation at auto")
             }));
         }
+        if isolation.mode == Mode::Chroot {
+            crate::chroot::prepare(spec)?;
+        }
         let job = Job::Run { isolation: isolation.clone(), spec: Box::new(spec.clone()) };
         let (launcher, control) = helper::start(&job, stdio)?;
         let mut running = Running { launcher, control: Arc::new(control), stubs: Vec::new() };

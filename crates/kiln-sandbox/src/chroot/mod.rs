@@ -1,35 +1,46 @@
 //! The rung of root in a default container: another root directory, guarded by Landlock.
+//!
+//! There is no mount, so the command works on a directory that holds everything ([`crate::ExecSpec::upper`] is that root,
+//! `lower` is empty), and what it changed is found by comparing afterwards, which is the engine's business.
+//!
+//! ```text
+//! kiln ── control socket ──> helper ─────── fork ──────> command
+//!                            scaffold up                 chroot, Landlock, no_new_privs, filters,
+//!                            waits, reaps orphans        fewer capabilities, the step's user, exec
+//!                            kills all, scaffold down
+//! ```
+//!
+//! What stands between a command and kiln, which has the same user id:
+//!
+//! | attack | wall |
+//! |---|---|
+//! | out of the root: `..` from an open directory, chroot(2) again | CAP_SYS_CHROOT is dropped; behind it, Landlock opens nothing outside |
+//! | kill(2), ptrace(2), process_vm_readv(2), abstract sockets | Landlock; for signals and sockets from Linux 6.12 on |
+//! | kiln's memory and environment through `/proc` | there is no `/proc`; kiln and its helper are not dumpable |
+//! | the disk, by a device made for it | CAP_MKNOD is dropped |
+//! | a daemon that stays | the helper is the reaper of everybody and ends when none is left |
 
-use rustix::thread::CapabilitySet;
+mod command;
+mod cover;
+mod filter;
+mod landlock;
+mod probe;
+mod processes;
+mod run;
+mod scaffold;
+
+pub use probe::{ChrootFacts, probe};
+pub(crate) use probe::{expected, prove};
+pub(crate) use run::serve;
+
+use rustix::process::DumpableBehavior;
 
 use crate::error::Error;
-use crate::isolation::{Ids, Isolation, Mode, ProcMount, Wish, holds};
+use crate::spec::ExecSpec;
 
-/// What a package manager does inside of a root directory, and what entering one takes.
-const NEEDED: CapabilitySet = CapabilitySet::SYS_CHROOT
-    .union(CapabilitySet::CHOWN)
-    .union(CapabilitySet::FOWNER)
-    .union(CapabilitySet::DAC_OVERRIDE)
-    .union(CapabilitySet::SETUID)
-    .union(CapabilitySet::SETGID);
-
-/// Returns what this rung gives, untried.
-pub(crate) fn expected() -> Result<Isolation, Error> {
-    if !holds(NEEDED) {
-        return Err(Error::new("isolate commands by another root directory")
-            .cause("root lacks capabilities here that a default container has")
-            .hint("leave CHOWN, DAC_OVERRIDE, FOWNER, SETUID, SETGID and SYS_CHROOT to the container"));
-    }
-    let (mode, ids, proc) = (Mode::Chroot, Ids::Natural, ProcMount::Absent);
-    let lacking = vec!["process ids of its own".to_owned(), "/proc".to_owned()];
-    Ok(Isolation { mode, ids, proc, lacking, unavailable: None, better: None })
-}
-
-/// Tries it.
-pub(crate) fn prove(
-    _candidate: &Isolation,
-    _wish: Wish,
-    _store: &std::path::Path,
-) -> Result<Isolation, Error> {
-    Err(Error::new("isolate commands by another root directory").cause("this version cannot"))
+/// Makes kiln itself ready for a command, and refuses what this rung cannot keep.
+pub(crate) fn prepare(spec: &ExecSpec) -> Result<(), Error> {
+    // The command has kiln's user id: its memory and its environment are not for it.
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    scaffold::check(spec)
 }

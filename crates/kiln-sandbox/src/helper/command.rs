@@ -17,7 +17,7 @@ use crate::spec::{ExecSpec, Limit, ResolvedUser, Resource};
 use crate::{seccomp, sys, wire};
 
 /// Docker's default: what package managers and setuid programs need inside a container.
-const KEPT: CapabilitySet = CapabilitySet::CHOWN
+pub(crate) const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FOWNER)
     .union(CapabilitySet::FSETID)
@@ -60,18 +60,19 @@ fn harden(spec: &ExecSpec) -> Result<(), Error> {
     }
     rustix::process::chdir(&spec.cwd).step_at("enter the working directory", &spec.cwd)?;
     if !spec.insecure {
-        shrink_bounding_set()?;
+        shrink_bounding_set(KEPT)?;
     }
     become_user(&spec.user)?;
     drop_capabilities(spec)
 }
 
-fn shrink_bounding_set() -> Result<(), Error> {
+/// Drops from the bounding set what is not in `kept`.
+pub(crate) fn shrink_bounding_set(kept: CapabilitySet) -> Result<(), Error> {
     /// The kernel has 41; a few more may come.
     const MOST: u32 = 63;
     for bit in 0..=MOST {
         let capability = CapabilitySet::from_bits_retain(1 << bit);
-        if KEPT.contains(capability) {
+        if kept.contains(capability) {
             continue;
         }
         match rustix::thread::remove_capability_from_bounding_set(capability) {
@@ -84,7 +85,8 @@ fn shrink_bounding_set() -> Result<(), Error> {
     Ok(())
 }
 
-fn become_user(user: &ResolvedUser) -> Result<(), Error> {
+/// Takes the ids of the step's user.
+pub(crate) fn become_user(user: &ResolvedUser) -> Result<(), Error> {
     let hint = |error: Error| {
         match error.errno.map(Errno::from_raw_os_error) {
         Some(Errno::PERM | Errno::INVAL) => error
@@ -122,7 +124,7 @@ fn drop_capabilities(spec: &ExecSpec) -> Result<(), Error> {
 }
 
 /// Lowers a limit; raising one above kiln's own is quietly cut to that, as it would need a privilege of the host.
-fn apply_limit(limit: Limit) -> Result<(), Error> {
+pub(crate) fn apply_limit(limit: Limit) -> Result<(), Error> {
     let resource = match limit.resource {
         Resource::As => Kernel::As,
         Resource::Core => Kernel::Core,

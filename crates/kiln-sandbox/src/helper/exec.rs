@@ -20,7 +20,7 @@ const NOT_FOUND: i32 = 127;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Executes the command; returns the exit code only when that failed, with the reason on standard error.
-pub(super) fn execute(spec: &ExecSpec) -> i32 {
+pub(crate) fn execute(spec: &ExecSpec) -> i32 {
     let (code, reason) = attempt(spec);
     let name = spec.args.first().map(OsString::as_os_str).unwrap_or_default();
     // Nothing better can be done when even this fails.

@@ -7,14 +7,14 @@
 //!
 //! Every one of them dies when the one above it dies, and pid 1 takes the rest along.
 
-mod command;
-mod exec;
+pub(crate) mod command;
+pub(crate) mod exec;
 mod init;
 mod overlay;
 mod root;
 mod stage;
 mod system;
-mod targets;
+pub(crate) mod targets;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -26,7 +26,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context as _, Error};
-use crate::isolation::{Isolation, ProcMount};
+use crate::isolation::{Isolation, Mode, ProcMount};
 use crate::running::{Exit, Stdio};
 use crate::spec::ExecSpec;
 use crate::{sys, wire};
@@ -41,6 +41,14 @@ pub(crate) enum Job {
     Run { isolation: Isolation, spec: Box<ExecSpec> },
     /// Set everything up, then stop: the self-test.
     Probe { isolation: Isolation, spec: Box<ExecSpec> },
+}
+
+impl Job {
+    fn isolation(&self) -> &Isolation {
+        match self {
+            Self::Run { isolation, .. } | Self::Probe { isolation, .. } => isolation,
+        }
+    }
 }
 
 /// What a helper says to kiln; `Ready`, then `Exited`, or `Failed` alone.
@@ -98,11 +106,14 @@ fn launch() -> ! {
     let _ = rustix::process::setsid();
     // When memory runs out, the command shall go before kiln does.
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
-    let job = match wire::receive(&control) {
+    let job: Job = match wire::receive(&control) {
         Ok(Some(job)) => job,
         Ok(None) => sys::exit_now(0),
         Err(error) => fail(&control, Error::new("read the job of a sandbox").io(&error)),
     };
+    if job.isolation().mode == Mode::Chroot {
+        crate::chroot::serve(control, job);
+    }
     let launcher = rustix::process::getpid();
     match sys::clone(sys::NEW_MOUNT) {
         Ok(None) => sys::in_child(|| stage::run(&control, job, launcher)),
@@ -121,7 +132,7 @@ fn wait_for(child: Pid) {
 }
 
 /// Reports a failure and ends this process.
-fn fail(control: &UnixStream, error: Error) -> ! {
+pub(crate) fn fail(control: &UnixStream, error: Error) -> ! {
     let _ = wire::send(control, &Report::Failed(error));
     sys::exit_now(70)
 }

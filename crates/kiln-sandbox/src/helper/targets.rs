@@ -17,35 +17,35 @@ use crate::sys;
 
 /// What a mount needs to stand on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ground {
+pub(crate) enum Ground {
     File,
     Directory,
 }
 
 /// The mounted root, with the mount points that were made in it.
 #[derive(Debug)]
-pub(super) struct Targets {
+pub(crate) struct Targets {
     root: OwnedFd,
     /// How this process calls the root, to be taken off the names of paths below it.
     prefix: PathBuf,
-    pub(super) stubs: Vec<PathBuf>,
+    pub(crate) stubs: Vec<PathBuf>,
 }
 
 /// As many symlinks to nowhere as the kernel would follow symlinks.
 const MOST_DETOURS: u32 = 40;
 
 impl Targets {
-    pub(super) fn new(root: OwnedFd) -> Result<Self, Error> {
+    pub(crate) fn new(root: OwnedFd) -> Result<Self, Error> {
         let prefix = name_of(&root).step("find the name of the new root")?;
         Ok(Self { root, prefix, stubs: Vec::new() })
     }
 
-    pub(super) fn root(&self) -> &OwnedFd {
+    pub(crate) fn root(&self) -> &OwnedFd {
         &self.root
     }
 
     /// Opens what is at `path`, following symlinks inside the root and crossing mounts.
-    pub(super) fn open(&self, path: &Path) -> Result<OwnedFd, Errno> {
+    pub(crate) fn open(&self, path: &Path) -> Result<OwnedFd, Errno> {
         let path = path.strip_prefix("/").unwrap_or(path);
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
@@ -64,7 +64,7 @@ impl Targets {
     }
 
     /// Opens the mount point `path`, making it and its parents when they are missing.
-    pub(super) fn ground(&mut self, path: &Path, ground: Ground) -> Result<OwnedFd, Error> {
+    pub(crate) fn ground(&mut self, path: &Path, ground: Ground) -> Result<OwnedFd, Error> {
         let found = match self.open(path) {
             Err(Errno::NOENT) => self.make(path, ground, MOST_DETOURS),
             answer => answer.step_at("find the mount point", path),
@@ -110,7 +110,7 @@ impl Targets {
     }
 
     /// Returns the path of an open directory from the root, with all symlinks resolved.
-    fn real_name(&self, dir: &OwnedFd) -> Result<PathBuf, Errno> {
+    pub(crate) fn real_name(&self, dir: &OwnedFd) -> Result<PathBuf, Errno> {
         let name = name_of(dir)?;
         let below = name.strip_prefix(&self.prefix).map_err(|_| Errno::XDEV)?;
         Ok(Path::new("/").join(below))
@@ -155,7 +155,7 @@ fn name_of(fd: &OwnedFd) -> Result<PathBuf, Errno> {
     Ok(PathBuf::from(OsString::from_vec(name.into_bytes())))
 }
 
-pub(super) fn file_type(fd: impl AsFd) -> Result<FileType, Errno> {
+pub(crate) fn file_type(fd: impl AsFd) -> Result<FileType, Errno> {
     Ok(FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode))
 }
 

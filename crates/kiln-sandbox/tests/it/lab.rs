@@ -97,6 +97,26 @@ impl Lab {
         }
     }
 
+    /// Returns a specification whose writable layer is a whole root, for isolations without overlays.
+    pub(crate) fn whole_root(&self, script: &str) -> ExecSpec {
+        let mut spec = self.spec(script);
+        let copied = Command::new("cp").args(["-a", "-T"]).arg(&self.base).arg(&spec.upper).status();
+        assert!(copied.expect("run cp").success());
+        spec.lower.clear();
+        spec
+    }
+
+    /// Adds a program of this machine, with its libraries, to a root.
+    pub(crate) fn add_program(&self, root: &Path, path: &Path) {
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+        copy_program(&RootDir::open(root).expect("open the root"), name);
+    }
+
+    /// Tells whether the isolation says that it lacks something with this word.
+    pub(crate) fn lacks(&self, word: &str) -> bool {
+        self.isolation.lacking.iter().any(|lacking| lacking.contains(word))
+    }
+
     pub(crate) fn run(&self, script: &str) -> Outcome {
         self.execute(&self.spec(script))
     }

@@ -1,11 +1,14 @@
-//! Runs the sandbox for real, once per lane: as root (`root_`), with a range of ids (`userns_`), with one id (`single_`).
+//! Runs the sandbox for real, once per lane: as root (`root_`), with a range of ids (`userns_`), with one id (`single_`),
+//! and as root with the capabilities of a default container (`chroot_`).
 //!
-//! Started as root, it runs its own lane and then itself again as two ordinary users. A lane that cannot run says why.
+//! Started as root, it runs its own lane and then itself again as two ordinary users and as a root with less. A lane that cannot run says why.
 //! An argument selects the cases whose names contain it.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "this binary is its own test runner")]
 
+mod attacks;
 mod cases;
+mod chroot;
 mod lab;
 mod roots;
 mod waiter;
@@ -23,7 +26,14 @@ const LANE_ONLY: &str = "--this-lane-only";
 fn main() -> ExitCode {
     run_if_helper();
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let namespace = enter_build_namespace(Requested::Auto).expect("enter the build namespace");
+    if let [role, dir] = args.as_slice()
+        && role == attacks::HANG
+    {
+        return attacks::hang(dir);
+    }
+    let in_chroot = args.iter().any(|arg| arg == CHROOT_LANE);
+    let requested = if in_chroot { Requested::Chroot } else { Requested::Auto };
+    let namespace = enter_build_namespace(requested).expect("enter the build namespace");
     if let [role, dir, pipe] = args.as_slice()
         && role == walls::HANG
     {
@@ -35,9 +45,15 @@ fn main() -> ExitCode {
         return code;
     }
     let filter = args.iter().find(|arg| !arg.starts_with("--")).cloned().unwrap_or_default();
+    if in_chroot {
+        let cases: Vec<_> = chroot::ALL.iter().chain(attacks::ALL).collect();
+        let failed = run_cases("chroot", &cases, requested, &namespace, &filter);
+        return if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    }
     let mut failed = run_lane(&namespace, &filter);
     if namespace.ids == IdMap::Host && !args.iter().any(|arg| arg == LANE_ONLY) {
         failed |= run_as_others(&filter);
+        failed |= !run_in_container(&filter);
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
@@ -52,15 +68,25 @@ fn run_lane(namespace: &BuildNamespace, filter: &str) -> bool {
             return false;
         }
     };
+    let cases: Vec<_> = cases::ALL.iter().chain(walls::ALL).chain(roots::ALL).chain(waiter::ALL).collect();
+    run_cases(lane, &cases, Requested::Auto, namespace, filter)
+}
+
+fn run_cases(
+    lane: &str,
+    cases: &[&cases::Case],
+    requested: Requested,
+    namespace: &BuildNamespace,
+    filter: &str,
+) -> bool {
     let store = std::env::temp_dir().join(format!("kiln-it-{lane}-{}", std::process::id()));
     std::fs::create_dir(&store).expect("create a directory for the tests");
     let (mut passed, mut failed) = (0, 0);
-    match choose(Wish::of(Requested::Auto), namespace, &store) {
+    match choose(Wish::of(requested), namespace, &store) {
         Ok(isolation) if isolation.ensure_runnable().is_ok() => {
             println!("lane {lane}: {isolation}");
             let lab = Lab::new(isolation, &store);
-            let all = cases::ALL.iter().chain(walls::ALL).chain(roots::ALL).chain(waiter::ALL);
-            for (name, case) in all.filter(|(name, _)| format!("{lane}_{name}").contains(filter)) {
+            for (name, case) in cases.iter().filter(|(name, _)| format!("{lane}_{name}").contains(filter)) {
                 match catch_unwind(AssertUnwindSafe(|| case(&lab))) {
                     Ok(()) => {
                         println!("ok {lane}_{name}");
@@ -82,6 +108,30 @@ fn run_lane(namespace: &BuildNamespace, filter: &str) -> bool {
     println!("lane {lane}: {passed} passed, {failed} failed");
     kiln_sandbox::remove_tree(&store).expect("remove the tests' directory");
     failed > 0
+}
+
+/// The capabilities that Docker and containerd give to root: 0xa80425fb.
+const DEFAULT: &str = "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,\
+                       +net_raw,+sys_chroot,+mknod,+audit_write,+setfcap";
+
+/// Keeps the run that this binary starts with few capabilities apart from the others.
+const CHROOT_LANE: &str = "--chroot-lane";
+
+/// Runs the lane of root in a default container: a root that may change its root directory and not mount.
+fn run_in_container(filter: &str) -> bool {
+    let binary = std::env::current_exe().expect("this binary");
+    let status = Command::new("setpriv")
+        .args(["--bounding-set", DEFAULT])
+        .arg(binary)
+        .args([filter, CHROOT_LANE])
+        .status();
+    match status {
+        Ok(status) => status.success(),
+        Err(error) => {
+            println!("left out: lane chroot, because setpriv cannot be run: {error}");
+            true
+        }
+    }
 }
 
 fn run_as_others(filter: &str) -> bool {

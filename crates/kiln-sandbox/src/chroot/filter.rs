@@ -1,0 +1,77 @@
+//! What the system call filter of a command has to say besides where it shares its user id and its network with kiln.
+//!
+//! Landlock confines files and signals, and nothing else that one process may do to another of the same user. Setting the
+//! limits of another process is the one such call that could end kiln.
+//!
+//! `--network=none` has no network namespace here: sockets that could leave the machine are not made. There is no loopback
+//! interface either. Local sockets and requests to the kernel stay.
+
+use libc::sock_filter;
+
+use crate::bpf::{
+    ALLOW, ARCHITECTURE, IF_EQUAL, KILL, LOAD, NATIVE, NUMBER, PERMISSION, RETURN, argument, for_call, jump,
+    statement,
+};
+use crate::spec::Network;
+
+/// The families of sockets that reach nobody else's machine.
+const LOCAL: [u32; 2] = [libc::AF_UNIX as u32, libc::AF_NETLINK as u32];
+
+const UNREACHABLE: u32 = libc::SECCOMP_RET_ERRNO | libc::ENETUNREACH as u32;
+
+/// Returns a filter that goes before the hardening one.
+pub(super) fn program(network: Network) -> Vec<sock_filter> {
+    let mut program = vec![
+        statement(LOAD, ARCHITECTURE),
+        jump(IF_EQUAL, NATIVE, 1, 0),
+        statement(RETURN, KILL),
+        statement(LOAD, NUMBER),
+    ];
+    let only_own = vec![
+        statement(LOAD, argument(0)),
+        jump(IF_EQUAL, 0, 0, 1),
+        statement(RETURN, ALLOW),
+        statement(RETURN, PERMISSION),
+    ];
+    for_call(&mut program, libc::SYS_prlimit64, only_own);
+    if network == Network::None {
+        let mut body = vec![statement(LOAD, argument(0))];
+        for family in LOCAL {
+            body.extend([jump(IF_EQUAL, family, 0, 1), statement(RETURN, ALLOW)]);
+        }
+        body.push(statement(RETURN, UNREACHABLE));
+        for_call(&mut program, libc::SYS_socket, body);
+    }
+    program.push(statement(RETURN, ALLOW));
+    program
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bpf::interpret;
+
+    #[test]
+    fn only_local_sockets_are_made() {
+        let check = |call, family: i32, expect| {
+            let arguments = [u64::from(family.cast_unsigned()), 0, 0, 0, 0, 0];
+            assert_eq!(interpret(&program(Network::None), NATIVE, call, arguments), expect, "{family}");
+        };
+        check(libc::SYS_socket, libc::AF_UNIX, ALLOW);
+        check(libc::SYS_socket, libc::AF_NETLINK, ALLOW);
+        check(libc::SYS_socket, libc::AF_INET, UNREACHABLE);
+        check(libc::SYS_socket, libc::AF_INET6, UNREACHABLE);
+        check(libc::SYS_socket, libc::AF_PACKET, UNREACHABLE);
+        check(libc::SYS_connect, libc::AF_INET, ALLOW);
+        let inet = [libc::AF_INET as u64, 0, 0, 0, 0, 0];
+        assert_eq!(interpret(&program(Network::Host), NATIVE, libc::SYS_socket, inet), ALLOW);
+        assert_eq!(interpret(&program(Network::Host), NATIVE ^ 1, libc::SYS_getpid, [0; 6]), KILL);
+    }
+
+    #[test]
+    fn limits_of_others_stay() {
+        let limit =
+            |pid| interpret(&program(Network::Host), NATIVE, libc::SYS_prlimit64, [pid, 7, 0, 0, 0, 0]);
+        assert_eq!((limit(0), limit(1)), (ALLOW, PERMISSION));
+    }
+}

@@ -1,0 +1,86 @@
+//! The wall around a command: everything below its root, and nothing else.
+//!
+//! A root directory alone is no wall: who has an open directory from outside, or the right to call chroot(2), gets out of it.
+//! Behind Landlock the way out leads nowhere, because what is not below the one allowed directory cannot be opened,
+//! made, moved or removed. From Linux 6.12 on (ABI 6) signals and abstract sockets stay inside, too.
+
+use rustix::fs::{CWD, Mode, OFlags};
+
+use crate::error::{Context as _, Error};
+use crate::sys::landlock::{self, Handled};
+
+/// From this version on, signals and abstract sockets can be confined.
+pub(super) const SCOPES: u32 = 6;
+
+/// `LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET` and `LANDLOCK_SCOPE_SIGNAL`.
+const ALL_SCOPES: u64 = 0b11;
+
+/// Returns the version of Landlock here; 0 when there is none.
+///
+/// # Errors
+/// When the kernel may not be asked, as below a filter that does not know the call.
+pub(super) fn version() -> Result<u32, Error> {
+    let version = landlock::version().step("ask for Landlock").map_err(|error| {
+        error.hint("run the container with a seccomp profile that allows the landlock calls, as Docker's does since 20.10.10")
+    })?;
+    Ok(version.unwrap_or(0))
+}
+
+/// Returns all rights on files that a version knows.
+fn file_rights(abi: u32) -> u64 {
+    // Thirteen at first; then moving between directories (2), truncation (3) and requests to devices (5).
+    let count = match abi {
+        0 => 0,
+        1 => 13,
+        2 => 14,
+        3 | 4 => 15,
+        _ => 16,
+    };
+    (1 << count) - 1
+}
+
+fn scopes(abi: u32) -> u64 {
+    if abi >= SCOPES { ALL_SCOPES } else { 0 }
+}
+
+/// Confines this process and its descendants to what is below its root directory.
+pub(super) fn confine(abi: u32) -> Result<(), Error> {
+    if abi == 0 {
+        return Ok(());
+    }
+    let rights = file_rights(abi);
+    let handled = Handled { files: rights, network: 0, scoped: scopes(abi) };
+    let ruleset = landlock::create(handled, abi).step("make a Landlock ruleset")?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(CWD, "/", flags, Mode::empty()).step("open the root")?;
+    landlock::allow_beneath(&ruleset, &root, rights).step("allow what is below the root")?;
+    landlock::restrict_self(&ruleset).step("put the command behind Landlock")
+}
+
+/// Confines the signals of this process to itself and its descendants, and tells whether the kernel can do that.
+pub(super) fn confine_signals(abi: u32) -> Result<bool, Error> {
+    if scopes(abi) == 0 {
+        return Ok(false);
+    }
+    let handled = Handled { files: 0, network: 0, scoped: ALL_SCOPES };
+    let ruleset = landlock::create(handled, abi).step("make a Landlock ruleset")?;
+    landlock::restrict_self(&ruleset).step("confine the signals of the helper")?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_grow_with_the_version() {
+        let check = |abi, last: u64| assert_eq!(file_rights(abi), last | (last - 1), "{abi}");
+        check(1, 1 << 12);
+        check(2, 1 << 13);
+        check(3, 1 << 14);
+        check(4, 1 << 14);
+        check(5, 1 << 15);
+        check(9, 1 << 15);
+        assert_eq!(file_rights(0), 0);
+    }
+}

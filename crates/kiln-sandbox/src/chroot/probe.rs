@@ -1,0 +1,122 @@
+//! Whether this rung works here, by trying it, and what it lacks.
+
+use std::path::Path;
+
+use rustix::thread::CapabilitySet;
+
+use super::landlock;
+use crate::error::{Context as _, Error};
+use crate::helper::{self, Job, Report};
+use crate::isolation::{Ids, Isolation, Mode, ProcMount, Wish, holds};
+use crate::remove::remove_tree;
+use crate::running::Stdio;
+use crate::spec::ExecSpec;
+use crate::wire;
+
+const STEP: &str = "isolate commands by another root directory";
+
+/// What a package manager does inside of a root directory, and what entering one takes.
+const NEEDED: CapabilitySet = CapabilitySet::SYS_CHROOT
+    .union(CapabilitySet::CHOWN)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::MKNOD);
+
+/// What a real attempt found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChrootFacts {
+    /// Version of Landlock; 0 when the kernel has none.
+    pub landlock: u32,
+}
+
+/// Returns what this rung gives, untried.
+pub(crate) fn expected() -> Result<Isolation, Error> {
+    capable()?;
+    let (mode, ids, proc) = (Mode::Chroot, Ids::Natural, ProcMount::Absent);
+    Ok(Isolation { mode, ids, proc, lacking: lacking(u32::MAX), unavailable: None, better: None })
+}
+
+fn capable() -> Result<(), Error> {
+    if holds(NEEDED) {
+        return Ok(());
+    }
+    Err(Error::new(STEP).cause("root lacks capabilities here that a default container has").hint(
+        "leave CHOWN, DAC_OVERRIDE, FOWNER, KILL, MKNOD, SETGID, SETPCAP, SETUID and SYS_CHROOT to the container",
+    ))
+}
+
+/// Tries it, in a directory of its own below `store`, and refuses walls with a gap unless the wish allows them.
+pub(crate) fn prove(candidate: &Isolation, wish: Wish, store: &Path) -> Result<Isolation, Error> {
+    let facts = probe(store)?;
+    if facts.landlock == 0 && !wish.allow_weak {
+        return Err(Error::new(STEP)
+            .cause("this kernel has no Landlock, and without it a command can get at kiln and its credentials")
+            .hint("use Linux 5.13 or later with Landlock switched on (lsm=landlock,...), or accept it with --allow-weak-isolation"));
+    }
+    Ok(Isolation { lacking: lacking(facts.landlock), ..candidate.clone() })
+}
+
+/// Tries to enter a root directory below `store_dir` and to put Landlock around it.
+///
+/// # Errors
+/// When this process is not root, lacks a capability that a default container has, or the kernel refuses a step.
+pub fn probe(store_dir: &Path) -> Result<ChrootFacts, Error> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::new(STEP).cause("that needs root, and kiln runs as an ordinary user"));
+    }
+    capable()?;
+    let facts = ChrootFacts { landlock: landlock::version()? };
+    let dir = store_dir.join(format!(".probe-{}", std::process::id()));
+    let outcome = make(&dir).and_then(|()| try_out(&dir));
+    let _ = remove_tree(&dir);
+    outcome.map(|()| facts)
+}
+
+fn make(dir: &Path) -> Result<(), Error> {
+    for part in ["root", "work"] {
+        std::fs::create_dir_all(dir.join(part)).step_at("create a directory for the self-test", dir)?;
+    }
+    Ok(())
+}
+
+fn try_out(dir: &Path) -> Result<(), Error> {
+    let isolation = expected()?;
+    let spec = ExecSpec { upper: dir.join("root"), work: dir.join("work"), ..ExecSpec::default() };
+    let null = || std::fs::File::options().write(true).open("/dev/null").step_at("open", "/dev/null");
+    let stdio = Stdio { stdout: null()?.into(), stderr: null()?.into() };
+    let (mut helper, control) = helper::start(&Job::Probe { isolation, spec: Box::new(spec) }, stdio)?;
+    let report = wire::receive(&control).step("read the self-test's report")?;
+    helper.wait().step("wait for the self-test")?;
+    match report {
+        Some(Report::Ready { .. }) => Ok(()),
+        Some(Report::Failed(error)) => Err(error),
+        Some(Report::Exited(_)) | None => {
+            Err(Error::new("try out another root directory").cause("its helper process died without a word"))
+        }
+    }
+}
+
+/// Tells what commands miss on this rung with this version of Landlock.
+fn lacking(abi: u32) -> Vec<String> {
+    let mut lacking = vec![
+        "process ids, System V IPC and a host name of its own",
+        "/proc and /sys",
+        "terminals",
+        "mknod of devices",
+        "raw sockets",
+        "setuid programs (`sudo` as another user does nothing)",
+        "memory for secrets, which are files while a command runs",
+    ];
+    match abi {
+        0 => lacking.push("Landlock: a command can get at kiln and the files around it"),
+        1..landlock::SCOPES => {
+            lacking.push("a wall for signals and abstract sockets (Linux 6.12): a command can end kiln");
+        }
+        _ => {}
+    }
+    lacking.into_iter().map(str::to_owned).collect()
+}
