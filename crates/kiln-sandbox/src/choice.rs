@@ -12,7 +12,7 @@ use crate::isolation::{Better, Ids, Isolation, Mode, ProcMount, Requested, Wish}
 use crate::remove::remove_tree;
 use crate::running::Stdio;
 use crate::spec::ExecSpec;
-use crate::wire;
+use crate::{landlock, wire};
 
 /// First host id of a command's ids under real root; above every range that distributions hand out to users.
 const IDMAP_BASE: u32 = 0x2000_0000;
@@ -187,6 +187,11 @@ fn prove(candidate: &Isolation, wish: Wish, store_dir: &Path) -> Result<Isolatio
     let (proc, lacking) = outcome?;
     isolation.proc = proc;
     isolation.lacking.extend(lacking);
+    if !landlock::has_scopes() {
+        isolation
+            .lacking
+            .push("a wall before abstract sockets of the machine (Landlock of Linux 6.12)".to_owned());
+    }
     if isolation.proc == ProcMount::Rbind {
         isolation.lacking.push("a /proc of its own (the surrounding one is masked)".to_owned());
     }

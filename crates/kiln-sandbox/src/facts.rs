@@ -39,6 +39,7 @@ pub fn facts(namespace: &BuildNamespace, store: &Path) -> Vec<Fact> {
             add(name, value);
         }
     }
+    add("Landlock", crate::landlock::describe());
     add("store", format!("{} on {}", store.display(), file_system(store)));
     add("cgroups", cgroups());
     facts

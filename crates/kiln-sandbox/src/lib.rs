@@ -28,6 +28,7 @@ mod facts;
 mod helper;
 mod idmap;
 mod isolation;
+mod landlock;
 mod remove;
 pub mod rootdir;
 mod running;

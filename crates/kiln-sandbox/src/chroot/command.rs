@@ -9,12 +9,12 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::{filter, landlock, scaffold};
+use super::{filter, scaffold};
 use crate::error::{Context as _, Error};
 use crate::helper::command::{KEPT, apply_limit, become_user, shrink_bounding_set};
 use crate::helper::exec;
 use crate::spec::ExecSpec;
-use crate::{seccomp, sys, wire};
+use crate::{landlock, seccomp, sys, wire};
 
 /// What a command may keep of Docker's capabilities where it is the container's own root.
 ///

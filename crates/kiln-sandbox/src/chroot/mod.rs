@@ -23,7 +23,6 @@
 mod command;
 mod cover;
 mod filter;
-mod landlock;
 mod probe;
 mod processes;
 mod run;

@@ -4,14 +4,13 @@ use std::path::Path;
 
 use rustix::thread::CapabilitySet;
 
-use super::landlock;
 use crate::error::{Context as _, Error};
 use crate::helper::{self, Job, Report};
 use crate::isolation::{Ids, Isolation, Mode, ProcMount, Wish, holds};
 use crate::remove::remove_tree;
 use crate::running::Stdio;
 use crate::spec::ExecSpec;
-use crate::wire;
+use crate::{landlock, wire};
 
 const STEP: &str = "isolate commands by another root directory";
 

@@ -13,13 +13,13 @@ use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus};
 
 use super::cover::Covers;
-use super::{command, landlock, processes, scaffold};
+use super::{command, processes, scaffold};
 use crate::error::{Context as _, Error};
 use crate::helper::{Job, Report, fail};
 use crate::isolation::ProcMount;
 use crate::running::Exit;
 use crate::spec::ExecSpec;
-use crate::{sys, wire};
+use crate::{landlock, sys, wire};
 
 /// Does a job and ends this process.
 pub(crate) fn serve(control: UnixStream, job: Job) -> Infallible {

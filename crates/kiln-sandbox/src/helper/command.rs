@@ -13,8 +13,8 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::exec;
 use crate::error::{Context as _, Error};
-use crate::spec::{ExecSpec, Limit, ResolvedUser, Resource};
-use crate::{seccomp, sys, wire};
+use crate::spec::{ExecSpec, Limit, Network, ResolvedUser, Resource};
+use crate::{landlock, seccomp, sys, wire};
 
 /// Docker's default: what package managers and setuid programs need inside a container.
 pub(crate) const KEPT: CapabilitySet = CapabilitySet::CHOWN
@@ -55,6 +55,10 @@ fn harden(spec: &ExecSpec) -> Result<(), Error> {
         apply_limit(limit)?;
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    // No mount hides abstract sockets of the network that is shared. Where the kernel has no such wall, the self-test has told.
+    if !spec.insecure && spec.network == Network::Host {
+        landlock::confine_sockets()?;
+    }
     if !spec.insecure {
         sys::install_filter(&seccomp::program()).step("install the system call filter")?;
     }

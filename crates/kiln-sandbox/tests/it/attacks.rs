@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kiln_sandbox::{ExecSpec, Exit};
+use kiln_sandbox::{ExecSpec, Exit, Mode};
 
 use crate::cases::Case;
 use crate::lab::Lab;
@@ -75,8 +75,10 @@ fn credential(lab: &Lab) -> PathBuf {
     path
 }
 
+/// Returns a step that runs an attempt: over the base, or where there is no overlay, in a root of its own.
 fn spec(lab: &Lab, program: &Path, args: &[&str]) -> ExecSpec {
-    let mut spec = lab.whole_root("");
+    let chroot = lab.isolation.mode == Mode::Chroot;
+    let mut spec = if chroot { lab.whole_root("") } else { lab.spec("") };
     std::fs::copy(program, spec.upper.join("attack")).unwrap();
     spec.args = ["/attack"].iter().chain(args).map(OsString::from).collect();
     spec
@@ -180,9 +182,9 @@ fn signals_stay_inside(lab: &Lab) {
     assert!(bystander.lives());
 }
 
-fn abstract_sockets_stay_inside(lab: &Lab) {
+pub(crate) fn abstract_sockets_stay_inside(lab: &Lab) {
     use std::os::linux::net::SocketAddrExt as _;
-    if lab.lacks("signals") {
+    if lab.lacks("abstract sockets") {
         return println!("  left out: this kernel's Landlock cannot confine sockets");
     }
     let name = format!("kiln-test-{}", std::process::id());

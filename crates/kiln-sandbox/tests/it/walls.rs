@@ -12,6 +12,7 @@ use kiln_sandbox::{
     Resource, RootDir, Sandbox, Stdio, Wish, choose,
 };
 
+use crate::attacks::abstract_sockets_stay_inside;
 use crate::cases::Case;
 use crate::lab::Lab;
 
@@ -33,6 +34,7 @@ pub(crate) const ALL: &[Case] = &[
     ("environment_has_no_secrets", environment_has_no_secrets),
     ("shared_proc", shared_proc),
     ("no_nested_user_namespaces", no_nested_user_namespaces),
+    ("abstract_sockets_stay_inside", abstract_sockets_stay_inside),
 ];
 
 fn user_1000(lab: &Lab) {

@@ -1,4 +1,8 @@
-//! The wall around a command: everything below its root, and nothing else.
+//! Walls that a process puts around itself and its descendants for ever.
+//!
+//! - Around a command in another root directory: everything below that root, and nothing else.
+//! - Around a command that shares kiln's network: its abstract sockets, which no mount hides. Behind such sockets are the
+//!   helpers of container engines and the sessions of desktops.
 //!
 //! A root directory alone is no wall: who has an open directory from outside, or the right to call chroot(2), gets out of it.
 //! Behind Landlock the way out leads nowhere, because what is not below the one allowed directory cannot be opened,
@@ -10,16 +14,18 @@ use crate::error::{Context as _, Error};
 use crate::sys::landlock::{self, Handled};
 
 /// From this version on, signals and abstract sockets can be confined.
-pub(super) const SCOPES: u32 = 6;
+pub(crate) const SCOPES: u32 = 6;
 
-/// `LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET` and `LANDLOCK_SCOPE_SIGNAL`.
-const ALL_SCOPES: u64 = 0b11;
+/// `LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET`.
+const ABSTRACT_SOCKETS: u64 = 1 << 0;
+/// The same and `LANDLOCK_SCOPE_SIGNAL`.
+const ALL_SCOPES: u64 = ABSTRACT_SOCKETS | 1 << 1;
 
 /// Returns the version of Landlock here; 0 when there is none.
 ///
 /// # Errors
 /// When the kernel may not be asked, as below a filter that does not know the call.
-pub(super) fn version() -> Result<u32, Error> {
+pub(crate) fn version() -> Result<u32, Error> {
     let version = landlock::version().step("ask for Landlock").map_err(|error| {
         error.hint("run the container with a seccomp profile that allows the landlock calls, as Docker's does since 20.10.10")
     })?;
@@ -44,7 +50,7 @@ fn scopes(abi: u32) -> u64 {
 }
 
 /// Confines this process and its descendants to what is below its root directory.
-pub(super) fn confine(abi: u32) -> Result<(), Error> {
+pub(crate) fn confine(abi: u32) -> Result<(), Error> {
     if abi == 0 {
         return Ok(());
     }
@@ -58,14 +64,41 @@ pub(super) fn confine(abi: u32) -> Result<(), Error> {
 }
 
 /// Confines the signals of this process to itself and its descendants, and tells whether the kernel can do that.
-pub(super) fn confine_signals(abi: u32) -> Result<bool, Error> {
+pub(crate) fn confine_signals(abi: u32) -> Result<bool, Error> {
     if scopes(abi) == 0 {
         return Ok(false);
     }
-    let handled = Handled { files: 0, network: 0, scoped: ALL_SCOPES };
-    let ruleset = landlock::create(handled, abi).step("make a Landlock ruleset")?;
-    landlock::restrict_self(&ruleset).step("confine the signals of the helper")?;
+    scope(ALL_SCOPES, abi).step("confine the signals of the helper")?;
     Ok(true)
+}
+
+/// Tells whether signals and abstract sockets can be confined here.
+pub(crate) fn has_scopes() -> bool {
+    // A filter around kiln that knows no Landlock is a machine without it.
+    matches!(landlock::version(), Ok(Some(abi)) if abi >= SCOPES)
+}
+
+/// Keeps this process and its descendants from abstract sockets of others, where the kernel can do that.
+pub(crate) fn confine_sockets() -> Result<(), Error> {
+    if has_scopes() {
+        scope(ABSTRACT_SOCKETS, SCOPES).step("confine abstract sockets")?;
+    }
+    Ok(())
+}
+
+/// Describes what the kernel has of it.
+pub(crate) fn describe() -> String {
+    match landlock::version() {
+        Ok(Some(abi)) if abi >= SCOPES => format!("version {abi}"),
+        Ok(Some(abi)) => format!("version {abi}, without walls for signals and abstract sockets"),
+        Ok(None) => "none in this kernel, or switched off".to_owned(),
+        Err(errno) => format!("forbidden here: {errno}"),
+    }
+}
+
+fn scope(scoped: u64, abi: u32) -> Result<(), rustix::io::Errno> {
+    let ruleset = landlock::create(Handled { files: 0, network: 0, scoped }, abi)?;
+    landlock::restrict_self(&ruleset)
 }
 
 #[cfg(test)]
