@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::CgroupPlan;
+use crate::limits::Limit;
 use crate::wire;
 
 /// One command over a stack of unpacked layers.
@@ -44,12 +46,21 @@ pub struct ExecSpec {
     /// Files that exist only while the command runs, read-only and owned by root: `/etc/resolv.conf`, `/etc/hosts`.
     #[serde(with = "wire::files")]
     pub readonly_files: Vec<(PathBuf, Vec<u8>)>,
-    /// Resource limits, lowered but never raised above kiln's own.
+    /// Resource limits of every process. They need no namespace: a mode sets them before it executes the command, after
+    /// [`crate::raise_limits`] where it still has the rights of kiln, and refuses one that it cannot set.
     pub limits: Vec<Limit>,
+    /// The control groups that the command runs in. A mode puts the command's first process into them before that starts
+    /// others, and removes them afterwards; one that cannot refuses the command. Absent: those of kiln.
+    pub cgroup: Option<CgroupPlan>,
     /// Keeps every capability *inside the user namespace* and leaves the system call filter out.
     pub insecure: bool,
-    /// Size of `/dev/shm` in bytes.
+    /// Size of `/dev/shm` in bytes. A mode that mounts none has none of this size; it refuses any but the default.
     pub shm_size: u64,
+}
+
+impl ExecSpec {
+    /// Docker's size of `/dev/shm`, in bytes.
+    pub const SHM_SIZE: u64 = 64 << 20;
 }
 
 impl Default for ExecSpec {
@@ -67,8 +78,9 @@ impl Default for ExecSpec {
             mounts: Vec::new(),
             readonly_files: Vec::new(),
             limits: Vec::new(),
+            cgroup: None,
             insecure: false,
-            shm_size: 64 << 20,
+            shm_size: Self::SHM_SIZE,
         }
     }
 }
@@ -170,37 +182,4 @@ impl fmt::Debug for MountKind {
             Self::File { .. } => f.write_str("file in memory"),
         }
     }
-}
-
-/// One resource limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limit {
-    /// What is limited.
-    pub resource: Resource,
-    /// The limit in force; `None` is unlimited.
-    pub soft: Option<u64>,
-    /// The limit that the command may raise itself to; `None` is unlimited.
-    pub hard: Option<u64>,
-}
-
-/// The resources that `--ulimit` names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names are those of setrlimit(2)")]
-pub enum Resource {
-    As,
-    Core,
-    Cpu,
-    Data,
-    Fsize,
-    Locks,
-    Memlock,
-    Msgqueue,
-    Nice,
-    Nofile,
-    Nproc,
-    Rss,
-    Rtprio,
-    Rttime,
-    Sigpending,
-    Stack,
 }

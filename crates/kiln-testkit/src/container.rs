@@ -7,7 +7,7 @@
 //! ```text
 //! dir/image    kiln with its libraries, lower directory of the root
 //! dir/upper …  the rest of that overlay, mounted in a mount namespace of its own, so that nothing stays behind
-//! dir/volume   what a pod calls an emptyDir, at /work: context, store and home
+//! dir/volume   what a pod calls an emptyDir: context and store
 //! ```
 
 use std::fs;
@@ -83,6 +83,10 @@ pub struct Container {
     pub user_namespace: bool,
     /// Whether the kiln in it carries the file capabilities `cap_setuid,cap_setgid=ep`.
     pub file_capabilities: bool,
+    /// Where the volume is, which is the working directory as well.
+    pub volume: String,
+    /// The environment besides PATH, as `NAME=value`.
+    pub variables: Vec<String>,
 }
 
 impl Default for Container {
@@ -95,23 +99,13 @@ impl Default for Container {
             read_only_root: false,
             user_namespace: false,
             file_capabilities: false,
+            volume: "/work".to_owned(),
+            variables: vec!["KILN_STORE=/work/store".to_owned()],
         }
     }
 }
 
 impl Container {
-    /// Returns what the Restricted level of the Pod Security Standards leaves: a user, no capability, no way to more.
-    #[must_use]
-    pub fn restricted() -> Self {
-        Self {
-            uid: 1000,
-            capabilities: Vec::new(),
-            no_new_privileges: true,
-            read_only_root: true,
-            ..Self::default()
-        }
-    }
-
     /// Adds capabilities.
     #[must_use]
     pub fn adding(mut self, names: &[&'static str]) -> Self {
@@ -143,18 +137,15 @@ impl Container {
             linux["seccomp"] = profile.clone();
         }
         let volume = dir.join("volume").display().to_string();
+        let mut environment = vec!["PATH=/usr/bin:/bin".to_owned()];
+        environment.extend(self.variables.iter().cloned());
         json!({
             "ociVersion": "1.0.2",
             "process": {
                 "user": { "uid": self.uid, "gid": self.uid },
                 "args": args,
-                "env": [
-                    "PATH=/usr/bin:/bin",
-                    "HOME=/work/home",
-                    "KILN_STORE=/work/home/store",
-                    "TMPDIR=/work/tmp",
-                ],
-                "cwd": "/work",
+                "env": environment,
+                "cwd": self.volume,
                 "capabilities": {
                     "bounding": self.capabilities,
                     "effective": self.capabilities,
@@ -171,7 +162,7 @@ impl Container {
                 mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
                 mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
                 sysfs,
-                mount("/work", "bind", &volume, &["rbind", "rw"]),
+                mount(&self.volume, "bind", &volume, &["rbind", "rw"]),
             ],
             "linux": linux,
         })
@@ -250,11 +241,11 @@ impl Runtime {
 
 /// Makes what a container needs in `dir`; what is there already stays.
 fn prepare(dir: &Path, kiln: &Path, container: &Container) -> io::Result<()> {
-    for name in ["upper", "work", "merged", "volume", "volume/home", "volume/tmp"] {
+    for name in ["upper", "work", "merged", "volume"] {
         fs::create_dir_all(dir.join(name))?;
     }
     let image = dir.join("image");
-    for name in ["dev", "etc", "proc", "sys", "tmp", "usr/bin", "work"] {
+    for name in ["dev", "etc", "proc", "sys", "tmp", "usr/bin", container.volume.trim_start_matches('/')] {
         fs::create_dir_all(image.join(name))?;
     }
     let program = image.join("usr/bin/kiln");

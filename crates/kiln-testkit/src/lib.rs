@@ -10,7 +10,9 @@ pub mod corpus;
 mod env;
 pub mod git;
 mod image;
+pub mod kubernetes;
 pub mod lane;
+pub mod pod_security;
 pub mod seccomp;
 pub mod web;
 

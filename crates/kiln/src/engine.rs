@@ -15,12 +15,12 @@ use kiln_oci::layer::{Compression, LayerReader, Limits};
 use kiln_oci::{Descriptor, Digest, Verifier};
 use kiln_remote::Client;
 use kiln_sandbox::Ids as Scheme;
-use kiln_sandbox::Isolation;
+use kiln_sandbox::{CgroupPlan, Isolation};
 
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::progress::{Event, Mask, Sink, Work, span};
-use crate::request::{ContextModes, ImageLimits, Secret, SshAgent};
+use crate::request::{ContextModes, ImageLimits, RunOptions, Secret, SshAgent};
 use crate::rootfs::{Layer, Origin};
 use crate::snapshot::{Ids, Owner};
 use crate::store::{Growing, Store};
@@ -46,6 +46,10 @@ pub(crate) struct Engine {
     pub(crate) limits: ImageLimits,
     pub(crate) resolv_conf: Vec<u8>,
     pub(crate) hosts: Vec<u8>,
+    /// What commands get besides what the Dockerfile says.
+    pub(crate) run: RunOptions,
+    /// Where the limits of commands are enforced, once a command has to be run.
+    pub(crate) cgroup: OnceLock<Option<CgroupPlan>>,
     pub(crate) grants: Grants,
     /// Layers that could not be had from where they should be.
     pub(crate) lost: Mutex<BTreeSet<Digest>>,

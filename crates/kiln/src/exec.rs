@@ -1,5 +1,7 @@
 //! RUN: one command in the sandbox, its output as it comes, and the difference it made as a layer.
 
+mod hosts;
+
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, PipeReader, Read as _};
@@ -54,9 +56,14 @@ pub(crate) fn run(
         insecure: op.insecure,
         readonly_files: vec![
             (PathBuf::from("/etc/resolv.conf"), engine.resolv_conf.clone()),
-            (PathBuf::from("/etc/hosts"), engine.hosts.clone()),
+            (
+                PathBuf::from("/etc/hosts"),
+                hosts::file(&engine.hosts, op.network, &op.hostname, &engine.run.hosts),
+            ),
         ],
-        ..ExecSpec::default()
+        limits: engine.run.ulimits.clone(),
+        cgroup: engine.cgroup.get().cloned().flatten(),
+        shm_size: engine.run.shm_size.unwrap_or(ExecSpec::SHM_SIZE),
     };
     let pipe = |e: io::Error| Error::environment("cannot make a pipe for the output of RUN").because(e);
     let (stdout, stdout_end) = io::pipe().map_err(pipe)?;
@@ -79,8 +86,10 @@ pub(crate) fn run(
     let tail = tail.into_inner().unwrap_or_else(PoisonError::into_inner).lines();
     match finished.exit {
         Exit::Code(0) => Ok(finished.stubs),
-        Exit::Code(code) => Err(with_ids(engine, failed(op, code, format!("exit code {code}"), tail))),
-        Exit::Signal(signal) => Err(failed(op, 128 + signal, format!("signal {signal}"), tail)),
+        Exit::Code(code) => {
+            Err(with_ids(engine, failed(engine, op, code, format!("exit code {code}"), tail)))
+        }
+        Exit::Signal(signal) => Err(failed(engine, op, 128 + signal, format!("signal {signal}"), tail)),
     }
 }
 
@@ -109,7 +118,7 @@ fn with_ids(engine: &Engine, error: Error) -> Error {
     )
 }
 
-fn failed(op: &ExecOp, code: i32, how: String, tail: Vec<String>) -> Error {
+fn failed(engine: &Engine, op: &ExecOp, code: i32, how: String, tail: Vec<String>) -> Error {
     let mut error = Error::new(ErrorKind::Step(code), format!("RUN failed with {how}"));
     let program = op.args.first().map_or("", String::as_str);
     let hint = match code {
@@ -119,6 +128,9 @@ fn failed(op: &ExecOp, code: i32, how: String, tail: Vec<String>) -> Error {
         127 => Some(
             "a command was not found in the image: install it in an earlier RUN, or check PATH".to_owned(),
         ),
+        137 if engine.run.resources.memory.is_some() => {
+            Some("the command was killed (signal 9): it may need more than `--memory` allows".to_owned())
+        }
         137 => Some("the command was killed (signal 9), often because memory ran out".to_owned()),
         139 => {
             Some("the command crashed (signal 11), often because it is for another architecture".to_owned())

@@ -68,7 +68,7 @@ pub enum Op {
     /// No files at all.
     Scratch,
     /// A command.
-    Exec(ExecOp),
+    Exec(Box<ExecOp>),
     /// Files copied, written or made.
     File(FileOp),
 }
@@ -118,6 +118,8 @@ pub struct ExecOp {
     pub hostname: String,
     /// Network.
     pub network: Network,
+    /// Platform of the programs that it runs, in its normal form.
+    pub platform: Platform,
     /// Files that exist only while the command runs, by absolute path.
     pub scripts: BTreeMap<String, String>,
     /// Mounts, parents before what lies in them.

@@ -4,6 +4,7 @@
 //! arguments, the environment or the clock.
 
 mod cache;
+mod run;
 mod secret;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use serde::Serialize;
 
 use crate::address::{GitAddress, Url};
 pub use cache::{CacheExport, CacheExtent, CacheRepository, CacheSource, CacheTarget};
+pub use run::{ExtraHost, NetworkChoice, RunOptions};
 pub use secret::{Entitlement, Secret, SecretSource, SshAgent};
 
 /// One build.
@@ -62,6 +64,8 @@ pub struct BuildRequest {
     pub source_date_epoch: Option<EpochChoice>,
     /// Isolation asked for RUN.
     pub isolation: IsolationWish,
+    /// What commands get besides what the Dockerfile says.
+    pub run: RunOptions,
     /// What a base image may at most be.
     pub limits: ImageLimits,
     /// Steps that may run at once; absent: as many as there are processors.

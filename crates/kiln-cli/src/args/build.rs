@@ -8,7 +8,7 @@ use clap::Args;
 use kiln::oci::{Platform, Reference};
 use kiln::request::{CacheExport, CacheSource, Entitlement, EpochChoice, NamedContext};
 
-use super::StoreArgs;
+use super::{RunArgs, StoreArgs};
 use crate::value::{
     self, BuildArg, Compression, Isolation, OutputSpec, Print, ProgressMode, RecordFormat, SecretSpec,
     SshSpec,
@@ -153,7 +153,8 @@ pub(crate) struct BuildArgs {
     /// image and finds the same cache
     #[arg(long, help_heading = "Machine")]
     pub(crate) cache_ignore_umask: bool,
-    /// Allow RUN more than usual: security.insecure for `--security=insecure`; network.host is always allowed
+    /// Allow RUN more than usual: security.insecure for `--security=insecure`, network.host for `--network=host` in a build
+    /// that has less
     #[arg(long, value_name = "WHAT", value_parser = value::entitlement, help_heading = "Machine")]
     pub(crate) allow: Vec<Entitlement>,
     /// Isolation of RUN [default: auto]
@@ -179,6 +180,8 @@ pub(crate) struct BuildArgs {
     pub(crate) keep_storage: Option<u64>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
 }
 
 fn jobs(text: &str) -> value::Parsed<NonZeroUsize> {

@@ -9,6 +9,7 @@ mod check;
 mod doctor;
 mod explain;
 mod history;
+mod run;
 mod store;
 
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ pub(crate) use explain::ExplainArgs;
 pub(crate) use history::{
     HistoryArgs, HistoryCommand, HistoryLogArgs, HistoryLsArgs, HistoryRmArgs, HistoryShowArgs,
 };
+pub(crate) use run::RunArgs;
 pub(crate) use store::{DuArgs, PruneArgs, StoreArgs};
 
 use crate::value::ListFormat;

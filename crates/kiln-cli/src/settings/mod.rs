@@ -14,6 +14,7 @@ mod config;
 mod grants;
 mod outputs;
 mod registries;
+mod run;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -108,6 +109,7 @@ impl Settings {
             source_date_epoch: source_date_epoch(args, &build_args, env),
             isolation: isolation(args, defaults),
             jobs: args.jobs.or(defaults.jobs).map(NonZeroUsize::get),
+            run: run::options(&args.run)?,
             limits: {
                 let default = ImageLimits::default();
                 ImageLimits {

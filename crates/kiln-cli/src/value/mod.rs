@@ -9,6 +9,7 @@ mod grants;
 mod history;
 mod output;
 mod pairs;
+pub(crate) mod run;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,14 +1,16 @@
 //! One Dockerfile in every environment that kiln is made for: which isolation it gets there, and that the image is the same.
 //!
 //! The names are those of docs/environments.md. E4 to E7 are containers with the profiles that engines really use, made by
-//! `kiln_testkit::container`; what its header lists as not there is not tested.
+//! `kiln_testkit::container`, most of them from the manifests in `deploy/kubernetes`. What that module's header lists as not
+//! there is not tested.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use kiln_testkit::container::{Container, DEFAULT_CAPABILITIES, Runtime};
+use kiln_testkit::container::{Container, Runtime};
+use kiln_testkit::kubernetes::{self, Filter};
 use kiln_testkit::{Image, Outcome, Person, TestEnv, lane, seccomp};
 use serde_json::Value;
 
@@ -131,61 +133,58 @@ pub(crate) fn deploy(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(path)
 }
 
-fn containers(profiles: &Profiles) -> Vec<Place> {
-    let mut places = Vec::new();
-    let mut add = |name, what, container: Container, expect| {
-        places.push(Place { name, what, who: Who::Container(container), expect });
+/// Returns the container of a manifest, if there is the filter that it asks for; `default` is that of the node's engine.
+fn manifest(name: &str, default: Option<&Value>, kiln: &Value) -> Option<Container> {
+    let text = fs::read_to_string(deploy("kubernetes").join(name)).unwrap();
+    let documents = kubernetes::documents(&text).unwrap();
+    let (_, spec) = kubernetes::pod(&documents[0]).unwrap();
+    let (container, filter) = kubernetes::container(spec);
+    let profile = match filter {
+        Filter::Unconfined => return Some(container),
+        Filter::Localhost => kiln.clone(),
+        Filter::RuntimeDefault => seccomp::for_container(default?, &container.capabilities),
     };
-    let root = Container::default;
-    let pod = || Container { user_namespace: true, ..root() };
-    let admin = ["CAP_SYS_ADMIN"];
-    let with_admin: Vec<&str> = DEFAULT_CAPABILITIES.iter().copied().chain(admin).collect();
-    if let Some(profile) = &profiles.docker {
-        let default = || seccomp::for_container(profile, &DEFAULT_CAPABILITIES);
-        let privileged = || seccomp::for_container(profile, &with_admin);
-        add("E4", "default container", root().filtered(default()), Expect::Runs("chroot"));
-        add(
-            "E4s",
-            "default container, SYS_ADMIN",
-            root().adding(&admin).filtered(privileged()),
-            Expect::Runs("userns"),
-        );
-        let strict = Container::restricted().filtered(seccomp::for_container(profile, &[]));
-        add("E5", "Restricted, RuntimeDefault of containerd", strict, Expect::Refuses(&["Localhost"]));
-        add("E6", "hostUsers: false", pod().filtered(default()), Expect::Runs("chroot"));
-        add(
-            "E6s",
-            "hostUsers: false, SYS_ADMIN",
-            pod().adding(&admin).filtered(privileged()),
-            Expect::Runs("userns"),
-        );
-    }
-    add("E4u", "default container, Unconfined", root(), Expect::Runs("userns"));
-    if let Some(profile) = &profiles.crio {
-        let strict = Container::restricted().filtered(seccomp::for_container(profile, &[]));
-        add("E5c", "Restricted, RuntimeDefault of CRI-O", strict, Expect::Runs("userns-single"));
-    }
-    add(
-        "E4L",
-        "default container, kiln's own profile",
-        root().filtered(profiles.kiln.clone()),
-        Expect::Runs("userns"),
-    );
-    add(
-        "E6L",
-        "hostUsers: false, kiln's own profile",
-        pod().filtered(profiles.kiln.clone()),
-        Expect::Runs("userns"),
-    );
-    let strict = Container::restricted().filtered(profiles.kiln.clone());
-    add("E5L", "Restricted, kiln's own profile", strict, Expect::Runs("userns-single"));
-    let kimia = Container {
+    Some(container.filtered(profile))
+}
+
+fn containers(profiles: &Profiles) -> Vec<Place> {
+    use Expect::{Refuses, Runs};
+
+    let (docker, crio, own) = (profiles.docker.as_ref(), profiles.crio.as_ref(), &profiles.kiln);
+    let pods = [
+        ("E4", "baseline.yaml", docker, Runs("chroot")),
+        ("E4L", "baseline-profile.yaml", docker, Runs("userns")),
+        ("E5", "restricted-without-run.yaml", docker, Refuses(&["Localhost"])),
+        ("E5c", "restricted-without-run.yaml", crio, Runs("userns-single")),
+        ("E5L", "restricted-profile.yaml", docker, Runs("userns-single")),
+        ("E6", "host-users.yaml", docker, Runs("chroot")),
+        ("E6L", "host-users-profile.yaml", docker, Runs("userns")),
+        ("E6s", "host-users-sys-admin.yaml", docker, Runs("userns")),
+    ];
+    let mut places: Vec<Place> = pods
+        .into_iter()
+        .filter_map(|(name, what, default, expect)| {
+            let who = Who::Container(manifest(what, default, own)?);
+            Some(Place { name, what, who, expect })
+        })
+        .collect();
+    let unconfined = Who::Container(Container::default());
+    let kimia = Who::Container(Container {
         uid: 1000,
         capabilities: vec!["CAP_SETUID", "CAP_SETGID"],
         file_capabilities: true,
-        ..root()
-    };
-    add("E7", "user, SETUID and SETGID, Unconfined", kimia, Expect::Runs("userns"));
+        ..Container::default()
+    });
+    places.extend([
+        Place { name: "E4u", what: "default container, Unconfined", who: unconfined, expect: Runs("userns") },
+        Place { name: "E7", what: "user, file capabilities, Unconfined", who: kimia, expect: Runs("userns") },
+    ]);
+    if let Some(profile) = docker {
+        let admin = Container::default().adding(&["CAP_SYS_ADMIN"]);
+        let profile = seccomp::for_container(profile, &admin.capabilities);
+        let who = Who::Container(admin.filtered(profile));
+        places.push(Place { name: "E4s", what: "default container, SYS_ADMIN", who, expect: Runs("userns") });
+    }
     places.sort_by_key(|place| place.name);
     places
 }

@@ -34,6 +34,7 @@ mod registries;
 mod remote_contexts;
 mod reproducible;
 mod run;
+mod run_options;
 mod scale;
 mod secrets;
 mod shared_cache;

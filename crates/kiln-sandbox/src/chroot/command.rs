@@ -11,10 +11,10 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::{filter, scaffold};
 use crate::error::{Context as _, Error};
-use crate::helper::command::{KEPT, apply_limit, become_user, shrink_bounding_set};
+use crate::helper::command::{KEPT, become_user, shrink_bounding_set};
 use crate::helper::exec;
 use crate::spec::ExecSpec;
-use crate::{landlock, seccomp, sys, wire};
+use crate::{landlock, limits, seccomp, sys, wire};
 
 /// What a command may keep of Docker's capabilities where it is the container's own root.
 ///
@@ -47,9 +47,7 @@ fn harden(spec: &ExecSpec, root: &OwnedFd, abi: u32) -> Result<(), Error> {
         Ok(()) | Err(Errno::NOSYS | Errno::PERM | Errno::DQUOT) => {}
         Err(errno) => return Err(errno).step("join a new keyring"),
     }
-    for &limit in &spec.limits {
-        apply_limit(limit)?;
-    }
+    limits::apply(&spec.limits)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     rustix::process::fchdir(root).step("enter the new root")?;
     rustix::process::chroot(".").step("change the root directory")?;

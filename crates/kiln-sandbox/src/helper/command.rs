@@ -8,13 +8,12 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
-use rustix::process::Resource as Kernel;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::exec;
 use crate::error::{Context as _, Error};
-use crate::spec::{ExecSpec, Limit, Network, ResolvedUser, Resource};
-use crate::{landlock, seccomp, sys, wire};
+use crate::spec::{ExecSpec, Network, ResolvedUser};
+use crate::{landlock, limits, seccomp, sys, wire};
 
 /// Docker's default: what package managers and setuid programs need inside a container.
 pub(crate) const KEPT: CapabilitySet = CapabilitySet::CHOWN
@@ -51,9 +50,7 @@ fn harden(spec: &ExecSpec) -> Result<(), Error> {
         Ok(()) | Err(Errno::NOSYS | Errno::PERM | Errno::DQUOT) => {}
         Err(errno) => return Err(errno).step("join a new keyring"),
     }
-    for &limit in &spec.limits {
-        apply_limit(limit)?;
-    }
+    limits::apply(&spec.limits)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // No mount hides abstract sockets of the network that is shared. Where the kernel has no such wall, the self-test has told.
     if !spec.insecure && spec.network == Network::Host {
@@ -125,34 +122,4 @@ fn drop_capabilities(spec: &ExecSpec) -> Result<(), Error> {
     };
     let sets = CapabilitySets { effective: held, permitted: held, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets).step("drop capabilities")
-}
-
-/// Lowers a limit; raising one above kiln's own is quietly cut to that, as it would need a privilege of the host.
-pub(crate) fn apply_limit(limit: Limit) -> Result<(), Error> {
-    let resource = match limit.resource {
-        Resource::As => Kernel::As,
-        Resource::Core => Kernel::Core,
-        Resource::Cpu => Kernel::Cpu,
-        Resource::Data => Kernel::Data,
-        Resource::Fsize => Kernel::Fsize,
-        Resource::Locks => Kernel::Locks,
-        Resource::Memlock => Kernel::Memlock,
-        Resource::Msgqueue => Kernel::Msgqueue,
-        Resource::Nice => Kernel::Nice,
-        Resource::Nofile => Kernel::Nofile,
-        Resource::Nproc => Kernel::Nproc,
-        Resource::Rss => Kernel::Rss,
-        Resource::Rtprio => Kernel::Rtprio,
-        Resource::Rttime => Kernel::Rttime,
-        Resource::Sigpending => Kernel::Sigpending,
-        Resource::Stack => Kernel::Stack,
-    };
-    let most = rustix::process::getrlimit(resource).maximum;
-    let cut = |wanted: Option<u64>, most: Option<u64>| match (wanted, most) {
-        (Some(wanted), Some(most)) => Some(wanted.min(most)),
-        (wanted, most) => wanted.or(most),
-    };
-    let maximum = cut(limit.hard, most);
-    let new = rustix::process::Rlimit { current: cut(limit.soft, maximum), maximum };
-    rustix::process::setrlimit(resource, new).step(&format!("set the limit {:?}", limit.resource))
 }

@@ -25,9 +25,11 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::{Job, die_with_parent, fail, init, wait_for};
 use crate::answers::{Step, explain};
+use crate::cgroup::Held;
 use crate::error::{Context as _, Error, explain_clone};
 use crate::idmap::{self, Extent};
 use crate::isolation::{Ids, Isolation};
+use crate::limits;
 use crate::spec::{ExecSpec, MountKind, Network};
 use crate::sys::{self, MountAttributes};
 
@@ -56,8 +58,20 @@ pub(super) fn run(control: &UnixStream, job: Job, launcher: Pid) -> std::convert
         Job::Run { isolation, spec } => (isolation, spec, false),
         Job::Probe { isolation, spec } => (isolation, spec, true),
     };
-    match prepare(&isolation, &spec).and_then(|stage| start_init(control, &isolation, &spec, &stage, probe)) {
-        Ok(init) => watch(control, init),
+    let started = prepare(&isolation, &spec).and_then(|stage| {
+        // While this process still has the rights of kiln.
+        limits::raise_limits(&spec.limits)?;
+        let held = spec.cgroup.as_ref().map(Held::make).transpose()?;
+        match start_init(control, &isolation, &spec, &stage, held.as_ref(), probe) {
+            Ok(init) => Ok((init, held)),
+            Err(error) => {
+                held.into_iter().for_each(Held::remove);
+                Err(error)
+            }
+        }
+    });
+    match started {
+        Ok((init, held)) => watch(control, init, held),
         Err(error) => fail(control, error),
     }
 }
@@ -287,6 +301,7 @@ fn start_init(
     isolation: &Isolation,
     spec: &ExecSpec,
     stage: &Stage,
+    held: Option<&Held>,
     probe: bool,
 ) -> Result<Pid, Error> {
     let (go_read, go_write) =
@@ -301,7 +316,8 @@ fn start_init(
         Ids::Nested { count } => Extent { inside: 0, outside: 1, count },
         Ids::Single | Ids::Owner(_) | Ids::Natural => Extent { inside: 0, outside: 0, count: 1 },
     };
-    if let Err(error) = idmap::write(init, &[extent], &[extent]) {
+    let admitted = held.map_or(Ok(()), |held| held.admit(init));
+    if let Err(error) = admitted.and_then(|()| idmap::write(init, &[extent], &[extent])) {
         let _ = rustix::process::kill_process(init, Signal::KILL);
         wait_for(init);
         return Err(error);
@@ -312,8 +328,8 @@ fn start_init(
     Ok(init)
 }
 
-/// Waits for pid 1, and kills it when kiln hangs up.
-fn watch(control: &UnixStream, init: Pid) -> ! {
+/// Waits for pid 1, kills it when kiln hangs up, and removes its groups.
+fn watch(control: &UnixStream, init: Pid, held: Option<Held>) -> ! {
     if let Ok(pidfd) = rustix::process::pidfd_open(init, PidfdFlags::empty()) {
         loop {
             let mut fds = [PollFd::new(&pidfd, PollFlags::IN), PollFd::new(control, PollFlags::RDHUP)];
@@ -329,5 +345,6 @@ fn watch(control: &UnixStream, init: Pid) -> ! {
         }
     }
     wait_for(init);
+    held.into_iter().for_each(Held::remove);
     sys::exit_now(0)
 }

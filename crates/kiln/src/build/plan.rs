@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use kiln_oci::layer::Compression;
 use kiln_remote::Client;
-use kiln_sandbox::{Mode, Requested, Wish};
+use kiln_sandbox::{CgroupPlan, Mode, Requested, Wish};
 
 use super::{DEFAULT_EPOCH, EngineConfig};
 use crate::address;
@@ -22,7 +22,7 @@ use crate::graph::{Op, Plan};
 use crate::history::{PinRecord, Recorder};
 use crate::pin;
 use crate::progress::{Event, Phase, Sink};
-use crate::request::{BuildRequest, CompressionChoice, IsolationChoice, Output};
+use crate::request::{BuildRequest, CompressionChoice, IsolationChoice, Output, RunOptions};
 use crate::store::Store;
 
 /// A build that is known in full and has not begun.
@@ -76,6 +76,8 @@ pub(crate) fn engine(
         limits: request.limits,
         resolv_conf: config.resolv_conf.clone(),
         hosts: config.hosts.clone(),
+        run: request.run.clone(),
+        cgroup: OnceLock::new(),
         grants: crate::mounts::read_grants(request)?,
         lost: Mutex::default(),
     })
@@ -206,7 +208,22 @@ pub(super) fn prove(engine: &Engine, config: &EngineConfig, request: &BuildReque
     let _choosing = Phase::begin(&engine.sink, "choose the isolation");
     let isolation = kiln_sandbox::choose(wish(request), &config.namespace, &config.store);
     let isolation = isolation.map_err(impossible)?;
+    if isolation.ensure_runnable().is_ok() {
+        limit(engine, &request.run)?;
+    }
     engine.proven.get_or_init(|| isolation);
+    Ok(())
+}
+
+/// Finds out whether commands can be given the limits that were asked for.
+fn limit(engine: &Engine, options: &RunOptions) -> Result<()> {
+    let impossible = |error| sandbox_error("the limits for RUN cannot be enforced here", error);
+    kiln_sandbox::check_limits(&options.ulimits).map_err(impossible)?;
+    let plan = CgroupPlan::new(&options.resources).map_err(impossible)?;
+    if let Some(plan) = &plan {
+        plan.prove().map_err(impossible)?;
+    }
+    engine.cgroup.get_or_init(|| plan);
     Ok(())
 }
 

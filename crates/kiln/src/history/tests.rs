@@ -59,6 +59,7 @@ fn request(context: &str) -> crate::request::BuildRequest {
         pull: false,
         source_date_epoch: None,
         isolation: IsolationWish::default(),
+        run: RunOptions::default(),
         limits: ImageLimits::default(),
         jobs: None,
         proxy_args: Default::default(),

@@ -60,7 +60,7 @@ pub enum Entitlement {
     /// `RUN --security=insecure`.
     #[serde(rename = "security.insecure")]
     SecurityInsecure,
-    /// `RUN --network=host`, which kiln allows in any case.
+    /// `RUN --network=host` in a build whose network is less; in others it is allowed in any case.
     #[serde(rename = "network.host")]
     NetworkHost,
 }

@@ -133,7 +133,19 @@ fn exec(
     key: &mut KeyBuilder,
     errors: &mut Vec<Error>,
 ) -> Result<()> {
-    let ExecOp { args, env, hidden_env: _, cwd, user, hostname, network, scripts, mounts: _, insecure } = op;
+    let ExecOp {
+        args,
+        env,
+        hidden_env: _,
+        cwd,
+        user,
+        hostname,
+        network,
+        platform,
+        scripts,
+        mounts: _,
+        insecure,
+    } = op;
     key.part("command", json(args)?);
     if env.len() <= VARIABLES {
         for (name, value) in env {
@@ -153,6 +165,20 @@ fn exec(
             Network::None => "none",
         },
     );
+    key.part("platform", platform.to_string());
+    let options = &inputs.engine.run;
+    for host in &options.hosts {
+        // As in BuildKit, the name alone: the address is where something is, not what it is.
+        key.part("added host", &host.name);
+    }
+    for limit in &options.ulimits {
+        let shown = |value: Option<u64>| value.map_or("unlimited".to_owned(), |value| value.to_string());
+        let value = format!("{}:{}", shown(limit.soft), shown(limit.hard));
+        key.part(format!("ulimit {}", limit.resource.name()), value);
+    }
+    if let Some(size) = options.shm_size {
+        key.part("size of /dev/shm", size.to_string());
+    }
     for (path, content) in scripts {
         key.part(format!("script {path}"), content);
     }

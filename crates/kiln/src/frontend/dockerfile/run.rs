@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use kiln_dockerfile::Statement;
 use kiln_dockerfile::instruction::{Network as Asked, Run, RunScript, Security};
+use kiln_oci::Platform;
 
 use super::lower::{DEFAULT_PATH, Lowering};
 use super::mounts::not_allowed;
 use super::stage::{StageState, clean, hidden_proxies, unsupported};
 use crate::error::{Place, Result};
 use crate::graph::{ExecOp, Network, Op};
-use crate::request::Entitlement;
+use crate::request::{Entitlement, NetworkChoice};
 
 /// Where the scripts of heredocs lie while they run.
 const SCRIPTS: &str = "/dev/pipes";
@@ -38,10 +39,7 @@ pub(super) fn run(
         return Err(not_allowed("RUN --security=insecure", "security.insecure", place));
     }
     let mounts = super::mounts::lower(lowering, state, run, index)?;
-    let network = match run.network.as_ref().map(|n| n.value) {
-        Some(Asked::None) => Network::None,
-        Some(Asked::Default | Asked::Host) | None => Network::Host,
-    };
+    let network = network(lowering, run)?;
     let mut scripts = BTreeMap::new();
     let shell = |text: String| {
         let mut args = state.shell();
@@ -69,12 +67,41 @@ pub(super) fn run(
     let user = state.config.config.user.clone();
     let hostname = lowering.request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME");
     let hostname = hostname.filter(|h| !h.is_empty()).map_or(HOSTNAME, String::as_str).to_owned();
-    let insecure = insecure.is_some();
-    let mounts = mounts.mounts;
-    let op =
-        Op::Exec(ExecOp { args, env, hidden_env, cwd, user, hostname, network, scripts, mounts, insecure });
-    state.step(lowering, op, statement, history, place);
+    let platform = &state.platform;
+    let op = ExecOp {
+        args,
+        env,
+        hidden_env,
+        cwd,
+        user,
+        hostname,
+        network,
+        platform: Platform::new(&platform.os, &platform.architecture, platform.variant.as_deref()),
+        scripts,
+        mounts: mounts.mounts,
+        insecure: insecure.is_some(),
+    };
+    state.step(lowering, Op::Exec(Box::new(op)), statement, history, place);
     Ok(())
+}
+
+/// Returns the network of a RUN: its own word, or that of the build.
+fn network(lowering: &Lowering<'_>, run: &Run) -> Result<Network> {
+    let request = lowering.request;
+    let build = match request.run.network {
+        NetworkChoice::Default | NetworkChoice::Host => Network::Host,
+        NetworkChoice::None => Network::None,
+    };
+    let Some(asked) = &run.network else { return Ok(build) };
+    match asked.value {
+        Asked::Default => Ok(build),
+        Asked::None => Ok(Network::None),
+        // A build that was given less must not be talked out of it by a file.
+        Asked::Host if build != Network::Host && !request.allow.contains(&Entitlement::NetworkHost) => {
+            Err(not_allowed("RUN --network=host", "network.host", lowering.source.place(asked.span)))
+        }
+        Asked::Host => Ok(Network::Host),
+    }
 }
 
 /// Returns the history of a RUN in Docker's form: `RUN |1 A=b /bin/sh -c make`.
