@@ -11,7 +11,7 @@ use crate::args::DoctorArgs;
 use crate::env::Env;
 use crate::exit::Exit;
 use crate::failure::Outcome;
-use crate::value::ListFormat;
+use crate::value::{ListFormat, Profile};
 use crate::{stdout, text};
 
 /// What was found.
@@ -41,6 +41,10 @@ struct Rung {
 
 /// Tries everything and tells.
 pub(super) fn run(args: &DoctorArgs, env: &Env) -> Outcome<Exit> {
+    if let Some(profile) = args.profile {
+        stdout::print(text_of(profile))?;
+        return Ok(Exit::Success);
+    }
     let namespace = enter_namespace(Requested::Auto)?;
     let store = store_of(&args.store, env, &namespace)?;
     let findings = examine(&namespace, &store, args.answers)?;
@@ -54,6 +58,15 @@ pub(super) fn run(args: &DoctorArgs, env: &Env) -> Outcome<Exit> {
     };
     stdout::print(&text)?;
     Ok(if findings.chosen == Mode::None { Exit::Environment } else { Exit::Success })
+}
+
+/// Returns a profile as it is in `deploy/`.
+fn text_of(profile: Profile) -> &'static str {
+    match profile {
+        Profile::Seccomp => include_str!("../../../../deploy/seccomp/kiln.json"),
+        Profile::Apparmor => include_str!("../../../../deploy/apparmor/kiln"),
+        Profile::ApparmorPod => include_str!("../../../../deploy/apparmor/kiln-pod"),
+    }
 }
 
 fn examine(namespace: &BuildNamespace, store: &Path, answers: bool) -> Outcome<Findings> {

@@ -112,6 +112,17 @@ impl From<Isolation> for Requested {
     }
 }
 
+/// A profile that kiln carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Profile {
+    /// The system calls of a default container, namespaces and mounts: for container engines and kubelets
+    Seccomp,
+    /// User namespaces with their rights: for machines with AppArmor
+    Apparmor,
+    /// The same for kiln in a pod
+    ApparmorPod,
+}
+
 /// A format of listings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ListFormat {

@@ -56,6 +56,19 @@ fn doctor_tells_people_too() {
 }
 
 #[test]
+fn the_program_brings_its_profiles_along() {
+    for (kind, file) in [
+        ("seccomp", "seccomp/kiln.json"),
+        ("apparmor", "apparmor/kiln"),
+        ("apparmor-pod", "apparmor/kiln-pod"),
+    ] {
+        let printed = env().kiln(["doctor", "--profile", kind]);
+        printed.ok();
+        assert_eq!(printed.stdout, std::fs::read_to_string(crate::environments::deploy(file)).unwrap());
+    }
+}
+
+#[test]
 fn a_policy_is_kept_or_the_build_ends_before_its_first_step() {
     for person in lane::people("a required isolation") {
         let env = env_of(person.clone());

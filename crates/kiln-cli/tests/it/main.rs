@@ -13,6 +13,7 @@ mod context_index;
 mod copy;
 mod debian;
 mod environments;
+mod environments_deploy;
 mod errors;
 mod explain;
 mod export;
