@@ -14,6 +14,8 @@ pub(crate) const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16
 pub(crate) const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
 pub(crate) const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 pub(crate) const IF_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+/// Goes on so many instructions further.
+pub(crate) const SKIP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
 pub(crate) const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
 /// Where the number of the call is.
@@ -26,7 +28,6 @@ pub(crate) const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 pub(crate) const PERMISSION: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
 pub(crate) const NO_SUCH_CALL: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 /// Asks the supervisor behind the listener of this filter.
-#[allow(dead_code, reason = "the supervisors that need it come with the modes that need them")]
 pub(crate) const NOTIFY: u32 = libc::SECCOMP_RET_USER_NOTIF;
 
 /// `AUDIT_ARCH_*` of the machine that kiln is built for.
@@ -36,6 +37,10 @@ pub(crate) const NATIVE: u32 = 0xC000_003E;
 pub(crate) const NATIVE: u32 = 0xC000_00B7;
 #[cfg(target_arch = "riscv64")]
 pub(crate) const NATIVE: u32 = 0xC000_00F3;
+
+/// `AUDIT_ARCH_I386`.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const I386: u32 = 0x4000_0003;
 
 /// Returns where the low half of an argument is; the first is 0.
 pub(crate) const fn argument(index: u32) -> u32 {
@@ -64,10 +69,18 @@ pub(crate) fn for_call(program: &mut Vec<sock_filter>, call: c_long, body: Vec<s
     program.extend(body);
 }
 
+/// Appends rules so that they are run for this call interface only. The architecture must be what was loaded last; the rules
+/// find the number of the call loaded, and must end with a return on every way.
+pub(crate) fn for_architecture(program: &mut Vec<sock_filter>, architecture: u32, rules: Vec<sock_filter>) {
+    // A conditional jump goes no further than 255 instructions, and this may be more.
+    let length = u32::try_from(rules.len() + 1).unwrap_or(u32::MAX);
+    program.extend([jump(IF_EQUAL, architecture, 1, 0), statement(SKIP, length), statement(LOAD, NUMBER)]);
+    program.extend(rules);
+}
+
 /// Runs a program as the kernel would.
 #[cfg(test)]
 pub(crate) fn interpret(program: &[sock_filter], arch: u32, call: c_long, arguments: [u64; 6]) -> u32 {
-    const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
     let (mut at, mut value) = (0, 0);
     loop {
         let step = program[at];
@@ -88,7 +101,7 @@ pub(crate) fn interpret(program: &[sock_filter], arch: u32, call: c_long, argume
             AND => value &= step.k,
             IF_EQUAL => at += branch(value == step.k),
             IF_AT_LEAST => at += branch(value >= step.k),
-            JUMP => at += step.k as usize,
+            SKIP => at += step.k as usize,
             RETURN => return step.k,
             code => panic!("no instruction: {code:#x}"),
         }

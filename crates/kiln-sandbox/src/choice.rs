@@ -140,9 +140,9 @@ fn candidate(namespace: &BuildNamespace, mode: Mode) -> Result<Isolation, Error>
         }
         (Mode::UsernsSingle, IdMap::Range { .. } | IdMap::Single) => Ids::Single,
     };
-    let mut lacking = vec!["mknod of devices".to_owned()];
+    let mut lacking = Vec::new();
     if ids == Ids::Single {
-        lacking.push("users other than root (chown, setgroups and USER fail)".to_owned());
+        lacking.push("permission checks between the users of an image".to_owned());
     }
     Ok(Isolation { mode, ids, proc: ProcMount::Fresh, lacking, unavailable: None, better: None })
 }
@@ -180,13 +180,13 @@ fn prove(candidate: &Isolation, wish: Wish, store_dir: &Path) -> Result<Isolatio
         return crate::chroot::prove(candidate, wish, store_dir);
     }
     let mut isolation = candidate.clone();
-    let dir = store_dir.join(format!(".probe-{}", std::process::id()));
-    let outcome = make_probe_dir(&dir).and_then(|()| try_out(candidate, &dir));
-    // A leftover of four empty directories is no reason to fail a build.
-    let _ = remove_tree(&dir);
-    let (proc, lacking) = outcome?;
+    let (proc, lacking) = in_a_probe(store_dir, |spec| try_out(candidate, spec))?;
     isolation.proc = proc;
     isolation.lacking.extend(lacking);
+    // Where there is one id, set-user-ID programs are emulated like their users.
+    if isolation.mode == Mode::Userns && rustix::thread::no_new_privs().unwrap_or(false) {
+        isolation.lacking.push("setuid programs (no_new_privs is set around kiln)".to_owned());
+    }
     if !landlock::has_scopes() {
         isolation
             .lacking
@@ -198,6 +198,24 @@ fn prove(candidate: &Isolation, wish: Wish, store_dir: &Path) -> Result<Isolatio
     Ok(isolation)
 }
 
+/// Calls `try_out` with the specification of a sandbox in a directory of its own.
+pub(crate) fn in_a_probe<T>(
+    store_dir: &Path,
+    try_out: impl FnOnce(ExecSpec) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let dir = store_dir.join(format!(".probe-{}", std::process::id()));
+    let spec = ExecSpec {
+        lower: vec![dir.join("lower")],
+        upper: dir.join("upper"),
+        work: dir.join("work"),
+        ..ExecSpec::default()
+    };
+    let outcome = make_probe_dir(&dir).and_then(|()| try_out(spec));
+    // A leftover of four empty directories is no reason to fail a build.
+    let _ = remove_tree(&dir);
+    outcome
+}
+
 fn make_probe_dir(dir: &Path) -> Result<(), Error> {
     for part in ["lower", "upper", "work"] {
         std::fs::create_dir_all(dir.join(part)).step_at("create a directory for the self-test", dir)?;
@@ -205,13 +223,8 @@ fn make_probe_dir(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn try_out(isolation: &Isolation, dir: &Path) -> Result<(ProcMount, Vec<String>), Error> {
-    let spec = ExecSpec {
-        lower: vec![dir.join("lower")],
-        upper: dir.join("upper"),
-        work: dir.join("work"),
-        ..ExecSpec::default()
-    };
+/// Sets a sandbox up and takes it down.
+pub(crate) fn try_out(isolation: &Isolation, spec: ExecSpec) -> Result<(ProcMount, Vec<String>), Error> {
     let null = || std::fs::File::options().write(true).open("/dev/null").step_at("open", "/dev/null");
     let stdio = Stdio { stdout: null()?.into(), stderr: null()?.into() };
     let job = Job::Probe { isolation: isolation.clone(), spec: Box::new(spec) };

@@ -109,6 +109,8 @@ pub enum ProcMount {
     Fresh,
     /// The surrounding one, where the kernel refuses a new one: outer processes are visible but out of reach.
     Rbind,
+    /// None is mounted: calls that look into it are answered one by one.
+    Answered,
     /// None: an empty directory.
     Absent,
 }
@@ -225,6 +227,7 @@ impl fmt::Display for Isolation {
         f.write_str(match self.proc {
             ProcMount::Fresh => ", own /proc",
             ProcMount::Rbind => ", shared /proc",
+            ProcMount::Answered => ", answered /proc",
             ProcMount::Absent => ", no /proc",
         })?;
         f.write_str(", system call filter, network of kiln")

@@ -8,6 +8,8 @@
 //! Behind Landlock the way out leads nowhere, because what is not below the one allowed directory cannot be opened,
 //! made, moved or removed. From Linux 6.12 on (ABI 6) signals and abstract sockets stay inside, too.
 
+use std::os::fd::OwnedFd;
+
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::error::{Context as _, Error};
@@ -15,6 +17,9 @@ use crate::sys::landlock::{self, Handled};
 
 /// From this version on, signals and abstract sockets can be confined.
 pub(crate) const SCOPES: u32 = 6;
+
+/// `LANDLOCK_ACCESS_FS_REFER`.
+const MOVING: u64 = 1 << 13;
 
 /// `LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET`.
 const ABSTRACT_SOCKETS: u64 = 1 << 0;
@@ -57,9 +62,8 @@ pub(crate) fn confine(abi: u32) -> Result<(), Error> {
     let rights = file_rights(abi);
     let handled = Handled { files: rights, network: 0, scoped: scopes(abi) };
     let ruleset = landlock::create(handled, abi).step("make a Landlock ruleset")?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::openat(CWD, "/", flags, Mode::empty()).step("open the root")?;
-    landlock::allow_beneath(&ruleset, &root, rights).step("allow what is below the root")?;
+    landlock::allow_beneath(&ruleset, &root().step("open the root")?, rights)
+        .step("allow what is below the root")?;
     landlock::restrict_self(&ruleset).step("put the command behind Landlock")
 }
 
@@ -97,8 +101,14 @@ pub(crate) fn describe() -> String {
 }
 
 fn scope(scoped: u64, abi: u32) -> Result<(), rustix::io::Errno> {
-    let ruleset = landlock::create(Handled { files: 0, network: 0, scoped }, abi)?;
+    // A ruleset that says nothing of moving between directories denies it, as soon as another one below it is about files.
+    let ruleset = landlock::create(Handled { files: MOVING, network: 0, scoped }, abi)?;
+    landlock::allow_beneath(&ruleset, &root()?, MOVING)?;
     landlock::restrict_self(&ruleset)
+}
+
+fn root() -> Result<OwnedFd, rustix::io::Errno> {
+    rustix::fs::openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 #[cfg(test)]

@@ -105,7 +105,13 @@ impl Running {
     /// Waits until the command has ended and everything that it left behind is gone.
     pub fn wait(mut self) -> Result<Finished, Error> {
         let exit = match self.next_report()? {
-            Some(Report::Exited(exit)) => exit,
+            Some(Report::Exited(exit)) => {
+                // What is written down after the end may fail as well.
+                if let Some(Report::Failed(error)) = self.next_report()? {
+                    return Err(error);
+                }
+                exit
+            }
             Some(Report::Failed(error)) => return Err(error),
             Some(Report::Ready { .. }) | None => Exit::Signal(libc::SIGKILL),
         };

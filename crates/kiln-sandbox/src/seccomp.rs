@@ -8,13 +8,17 @@
 //! userfaultfd, perf, exotic sockets.
 //!
 //! - `clone3` answers ENOSYS, so that C libraries fall back to `clone`, whose flags can be looked at.
-//! - A foreign call interface would have other numbers: i386 programs on x86-64 are killed, x32 calls answer ENOSYS.
+//! - A foreign call interface has other numbers. i386 programs on x86-64 have a list of their own (`i386`), x32 calls
+//!   answer ENOSYS, and programs of an interface without a list, as of 32 bits on arm64, are killed.
+
+#[cfg(target_arch = "x86_64")]
+mod i386;
 
 use libc::{c_long, sock_filter};
 
 use crate::bpf::{
-    ALLOW, AND, ARCHITECTURE, IF_EQUAL, KILL, LOAD, NATIVE, NO_SUCH_CALL, NUMBER, PERMISSION, RETURN,
-    argument, for_call, jump, number, statement,
+    ALLOW, AND, ARCHITECTURE, IF_EQUAL, KILL, LOAD, NATIVE, NO_SUCH_CALL, PERMISSION, RETURN, argument,
+    for_architecture, for_call, jump, number, statement,
 };
 
 /// Every flag of clone(2) that makes a namespace.
@@ -117,29 +121,57 @@ const DENIED_HERE: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const DENIED_HERE: &[c_long] = &[];
 
+/// The numbers of one call interface.
+struct Table {
+    /// Calls that answer EPERM whatever their arguments.
+    denied: &'static [c_long],
+    clone: c_long,
+    clone3: c_long,
+    socket: c_long,
+    personality: c_long,
+}
+
+const NATIVE_TABLE: Table = Table {
+    denied: DENIED,
+    clone: libc::SYS_clone,
+    clone3: libc::SYS_clone3,
+    socket: libc::SYS_socket,
+    personality: libc::SYS_personality,
+};
+
 /// Returns the program.
 pub(crate) fn program() -> Vec<sock_filter> {
-    let mut program = vec![
-        statement(LOAD, ARCHITECTURE),
-        jump(IF_EQUAL, NATIVE, 1, 0),
-        statement(RETURN, KILL),
-        statement(LOAD, NUMBER),
-    ];
+    let mut native = Vec::new();
     #[cfg(target_arch = "x86_64")]
-    program.extend([jump(crate::bpf::IF_AT_LEAST, 0x4000_0000, 0, 1), statement(RETURN, NO_SUCH_CALL)]);
-    for &call in DENIED.iter().chain(DENIED_HERE) {
-        program.extend([jump(IF_EQUAL, number(call), 0, 1), statement(RETURN, PERMISSION)]);
+    native.extend([jump(crate::bpf::IF_AT_LEAST, 0x4000_0000, 0, 1), statement(RETURN, NO_SUCH_CALL)]);
+    for &call in DENIED_HERE {
+        native.extend([jump(IF_EQUAL, number(call), 0, 1), statement(RETURN, PERMISSION)]);
     }
-    program.extend([jump(IF_EQUAL, number(libc::SYS_clone3), 0, 1), statement(RETURN, NO_SUCH_CALL)]);
-    for (call, body) in [
-        (libc::SYS_clone, without_flags(NAMESPACES)),
-        (libc::SYS_socket, none_of(&SOCKETS)),
-        (libc::SYS_personality, one_of(&PERSONALITIES)),
-    ] {
-        for_call(&mut program, call, body);
-    }
-    program.push(statement(RETURN, ALLOW));
+    native.extend(rules(&NATIVE_TABLE));
+    let mut program = vec![statement(LOAD, ARCHITECTURE)];
+    #[cfg(target_arch = "x86_64")]
+    for_architecture(&mut program, crate::bpf::I386, rules(&i386::TABLE));
+    for_architecture(&mut program, NATIVE, native);
+    program.push(statement(RETURN, KILL));
     program
+}
+
+/// Returns what is run once the number of the call is loaded.
+fn rules(table: &Table) -> Vec<sock_filter> {
+    let mut rules = Vec::new();
+    for &call in table.denied {
+        rules.extend([jump(IF_EQUAL, number(call), 0, 1), statement(RETURN, PERMISSION)]);
+    }
+    rules.extend([jump(IF_EQUAL, number(table.clone3), 0, 1), statement(RETURN, NO_SUCH_CALL)]);
+    for (call, body) in [
+        (table.clone, without_flags(NAMESPACES)),
+        (table.socket, none_of(&SOCKETS)),
+        (table.personality, one_of(&PERSONALITIES)),
+    ] {
+        for_call(&mut rules, call, body);
+    }
+    rules.push(statement(RETURN, ALLOW));
+    rules
 }
 
 /// Allows a call whose first argument has none of these bits.
@@ -200,9 +232,34 @@ mod tests {
     }
 
     #[test]
-    fn foreign_call_interfaces_are_closed() {
-        assert_eq!(answer(0x4000_0003, 20, 0), KILL);
+    fn call_interfaces_without_a_list_are_closed() {
+        const ARM: u32 = 0x4000_0028;
+        assert_eq!(answer(ARM, 20, 0), KILL);
         #[cfg(target_arch = "x86_64")]
         assert_eq!(answer(NATIVE, 0x4000_0000 + 39, 0), NO_SUCH_CALL);
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn programs_of_32_bits_have_the_same_rules_under_other_numbers() {
+        let check = |call, argument, expect| {
+            assert_eq!(answer(crate::bpf::I386, call, argument), expect, "{call} {argument:#x}");
+        };
+        // getpid, ptrace, chroot and socketcall.
+        for call in [20, 26, 61, 102] {
+            check(call, 0, ALLOW);
+        }
+        // mount, unshare, keyctl, bpf and io_uring_setup.
+        for call in [21, 310, 288, 357, 425] {
+            check(call, 0, PERMISSION);
+        }
+        check(435, 0, NO_SUCH_CALL);
+        check(120, libc::SIGCHLD as u32, ALLOW);
+        check(120, libc::CLONE_NEWUSER as u32, PERMISSION);
+        check(359, libc::AF_VSOCK as u32, PERMISSION);
+        check(136, 0x0004_0000, PERMISSION);
+        // What is mount for a native program is something harmless here, and the other way round.
+        check(165, 0, ALLOW);
+        assert_eq!(answer(NATIVE, 21, 0), ALLOW);
     }
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::CgroupPlan;
+use crate::emulator::Emulator;
 use crate::limits::Limit;
 use crate::wire;
 
@@ -52,6 +53,9 @@ pub struct ExecSpec {
     /// The control groups that the command runs in. A mode puts the command's first process into them before that starts
     /// others, and removes them afterwards; one that cannot refuses the command. Absent: those of kiln.
     pub cgroup: Option<CgroupPlan>,
+    /// Emulators for programs of other architectures, for this command alone. They are registered in the sandbox's user
+    /// namespace; a mode without one refuses them.
+    pub emulators: Vec<Emulator>,
     /// Keeps every capability *inside the user namespace* and leaves the system call filter out.
     pub insecure: bool,
     /// Size of `/dev/shm` in bytes. A mode that mounts none has none of this size; it refuses any but the default.
@@ -79,6 +83,7 @@ impl Default for ExecSpec {
             readonly_files: Vec::new(),
             limits: Vec::new(),
             cgroup: None,
+            emulators: Vec::new(),
             insecure: false,
             shm_size: Self::SHM_SIZE,
         }

@@ -260,6 +260,10 @@ fn prepare(dir: &Path, kiln: &Path, container: &Container) -> io::Result<()> {
             fs::copy(fs::canonicalize(&library)?, &place)?;
         }
         fs::write(image.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
+        // Names are resolved as on the machine, whose network it is.
+        for name in ["etc/hosts", "etc/resolv.conf"] {
+            let _ = fs::copy(Path::new("/").join(name), image.join(name));
+        }
     }
     if container.file_capabilities {
         rustix::fs::setxattr(&program, "security.capability", &SET_IDS, rustix::fs::XattrFlags::empty())?;

@@ -46,6 +46,8 @@ pub struct EngineConfig {
     pub resolv_conf: Vec<u8>,
     /// See `resolv_conf`.
     pub hosts: Vec<u8>,
+    /// Where emulators for other architectures are looked for, besides the usual directories.
+    pub programs: Vec<PathBuf>,
     /// What arrives on standard input, when context or Dockerfile come from there.
     pub stdin: fn() -> Box<dyn std::io::Read + Send>,
     /// Where an output to standard output goes.
@@ -202,11 +204,12 @@ fn run(
         let spec = prepared.plan.images.first().ok_or_else(|| Error::internal("the plan has no image"))?;
         let chain = prepared.plan.chain(spec.rootfs);
         result::count_layers(engine, &prepared.plan, &chain)?;
-        if let Some(command) = prepared.first_command() {
+        if let Some((command, _)) = prepared.commands().next() {
             plan::prove(engine, config, request)?;
             engine.require_sandbox().map_err(|e| e.at(command.meta.place.clone()))?;
             let isolation = engine.isolation().to_string();
             recorder.isolated(isolation.strip_prefix("isolation ").unwrap_or(&isolation).to_owned());
+            plan::emulate(engine, config, prepared.commands())?;
             for text in engine.isolation().describe(engine.store.root()) {
                 engine.sink.event(Event::Note { text });
             }

@@ -3,6 +3,7 @@
 //! A directory is used where it lies. An archive, from a file or from standard input, is unpacked into the
 //! store's temporary folder first, through the same reader that refuses hostile layers.
 
+mod find;
 mod remote;
 
 use std::fs::{self, File};
@@ -101,7 +102,8 @@ pub(crate) fn open(
         }
         ContextSource::Archive(path) => {
             let file = File::open(path).map_err(|e| no_context(path).because(e))?;
-            (Some(unpack(store, Box::new(file), &path.display().to_string())?), path.display().to_string())
+            let name = path.display().to_string();
+            (Some(unpack(store, Box::new(file), &name, request.limits.layer_size)?), name)
         }
         ContextSource::Stdin => {
             let mut input = stdin();
@@ -110,7 +112,8 @@ pub(crate) fn open(
             head.truncate(filled);
             let whole = Box::new(io::Cursor::new(head.clone()).chain(input));
             if is_archive(&head) {
-                (Some(unpack(store, whole, "standard input")?), "standard input".to_owned())
+                let name = "standard input".to_owned();
+                (Some(unpack(store, whole, &name, request.limits.layer_size)?), name)
             } else {
                 piped = Some(read_limited(whole, "standard input")?);
                 (None, "standard input".to_owned())
@@ -131,15 +134,14 @@ pub(crate) fn open(
             ("Dockerfile".to_owned(), read_limited(stdin(), "standard input")?, None)
         }
         (None, source) => {
-            let path = find_dockerfile(source, dir.as_deref())?;
-            let file = File::open(&path).on("open", &path)?;
+            let (path, file) = find::dockerfile(source, dir.as_deref())?;
             let shown =
                 dir.as_deref().and_then(|d| path.strip_prefix(d).ok()).unwrap_or(&path).display().to_string();
             (shown.clone(), read_limited(Box::new(file), &shown)?, Some(path))
         }
     };
     let time = remote::archive_time(request, dir.as_deref());
-    let context = with_ignore(dir, name, path.as_deref())?;
+    let context = find::with_ignore(dir, name, path.as_deref())?;
     Ok(Opened { context, dockerfile, text, path, time })
 }
 
@@ -160,66 +162,7 @@ impl Context {
         if !dir.is_dir() {
             return Err(Error::input(format!("context `{name}` is not a directory: `{}`", dir.display())));
         }
-        with_ignore(Some(dir.to_owned()), name.to_owned(), None)
-    }
-}
-
-/// Finds the ignore file: `<Dockerfile>.dockerignore` wins over `.dockerignore`, and that over `.containerignore`.
-fn with_ignore(dir: Option<PathBuf>, name: String, dockerfile: Option<&Path>) -> Result<Context> {
-    let own = dockerfile.map(|d| {
-        let mut name = d.as_os_str().to_owned();
-        name.push(".dockerignore");
-        PathBuf::from(name)
-    });
-    let shared = dir.iter().flat_map(|d| [d.join(".dockerignore"), d.join(".containerignore")]);
-    for path in own.into_iter().chain(shared) {
-        let text = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(e).on("read", &path),
-        };
-        let text = String::from_utf8_lossy(&text);
-        let (ignore, faults) = Ignore::parse(text.strip_prefix('\u{feff}').unwrap_or(&text));
-        let shown =
-            path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
-        if let Some(fault) = faults.into_iter().find(kiln_dockerfile::Diagnostic::is_error) {
-            let place = crate::error::Place {
-                file: shown,
-                text: text.into_owned().into(),
-                span: fault.span.start..fault.span.end,
-            };
-            return Err(Error::input(fault.message).at(Some(place)));
-        }
-        return Ok(Context { dir, name, ignore, ignore_file: Some(shown), time: None });
-    }
-    Ok(Context { dir, name, ignore: Ignore::parse("").0, ignore_file: None, time: None })
-}
-
-fn find_dockerfile(source: &DockerfileSource, dir: Option<&Path>) -> Result<PathBuf> {
-    let missing = |name: &str| {
-        let place = dir.map_or_else(
-            || "there is no context to look into".to_owned(),
-            |d| format!("looked in `{}`", d.display()),
-        );
-        Error::input(format!("no Dockerfile: `{name}` does not exist"))
-            .because(io::Error::new(io::ErrorKind::NotFound, place))
-    };
-    match source {
-        DockerfileSource::File(path) => {
-            let in_context = dir.map(|d| d.join(path)).filter(|_| path.is_relative());
-            [Some(path.clone()), in_context]
-                .into_iter()
-                .flatten()
-                .find(|p| p.is_file())
-                .ok_or_else(|| missing(&path.display().to_string()).hint("name it with `-f FILE`"))
-        }
-        DockerfileSource::Default | DockerfileSource::Stdin => ["Dockerfile", "dockerfile", "Containerfile"]
-            .iter()
-            .filter_map(|name| dir.map(|d| d.join(name)))
-            .find(|p| p.is_file())
-            .ok_or_else(|| {
-                missing("Dockerfile").hint("name it with `-f FILE`, or give the directory that holds it")
-            }),
+        find::with_ignore(Some(dir.to_owned()), name.to_owned(), None)
     }
 }
 
@@ -265,16 +208,26 @@ fn read_limited(input: Box<dyn Read + Send>, name: &str) -> Result<Vec<u8>> {
 }
 
 /// Unpacks a context archive; owners and times do not matter in a context, so files belong to whoever builds.
-fn unpack(store: &Store, input: Box<dyn Read + Send>, name: &str) -> Result<PathBuf> {
+///
+/// It may hold `most` bytes.
+fn unpack(store: &Store, input: Box<dyn Read + Send>, name: &str, most: u64) -> Result<PathBuf> {
     let failed = |e: Box<dyn std::error::Error + Send + Sync>| {
         Error::input(format!("cannot unpack the build context from {name}")).because(e)
     };
     let dir = store.tmp_path();
     fs::create_dir(&dir).on("create", &dir)?;
-    let reader =
-        LayerReader::threaded_as(Form::Archive, input, Limits::default()).map_err(|e| failed(e.into()))?;
+    let limits = Limits { max_unpacked: most, ..Limits::default() };
+    let reader = LayerReader::threaded_as(Form::Archive, input, limits).map_err(|e| failed(e.into()))?;
     let me = Owner { uid: geteuid().as_raw(), gid: getegid().as_raw() };
-    unpack_layer(reader, &dir, &OneId(me)).map_err(|e| failed(e.into()))?;
+    unpack_layer(reader, &dir, &OneId(me)).map_err(|e| {
+        let limit = matches!(&e, crate::snapshot::Error::Layer(kiln_oci::layer::Error::Limit { .. }));
+        let error = failed(e.into());
+        if limit {
+            error.hint("raise the limit with `--max-layer-size SIZE` if you trust the context")
+        } else {
+            error
+        }
+    })?;
     Ok(dir)
 }
 

@@ -2,7 +2,10 @@
 //! its files are unpacked.
 
 mod recompress;
+mod roots;
 mod stack;
+
+pub(crate) use roots::{WorkingRoot, WorkingRoots};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
@@ -15,7 +18,7 @@ use kiln_oci::layer::{Compression, LayerReader, Limits};
 use kiln_oci::{Descriptor, Digest, Verifier};
 use kiln_remote::Client;
 use kiln_sandbox::Ids as Scheme;
-use kiln_sandbox::{CgroupPlan, Isolation};
+use kiln_sandbox::{CgroupPlan, Emulator, Isolation};
 
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
@@ -50,9 +53,13 @@ pub(crate) struct Engine {
     pub(crate) run: RunOptions,
     /// Where the limits of commands are enforced, once a command has to be run.
     pub(crate) cgroup: OnceLock<Option<CgroupPlan>>,
+    /// Emulators that commands of a platform get, by its architecture.
+    pub(crate) emulators: Mutex<BTreeMap<String, Emulator>>,
     pub(crate) grants: Grants,
     /// Layers that could not be had from where they should be.
     pub(crate) lost: Mutex<BTreeSet<Digest>>,
+    /// Where commands work that have no overlay.
+    pub(crate) roots: WorkingRoots,
 }
 
 /// What a build was trusted with.
@@ -111,19 +118,26 @@ impl Engine {
 
     /// Returns what of the way in which owners are kept can show in the layer of a command.
     ///
-    /// A command sees the same ids below root and in the range of an ordinary user. In a range that is smaller than what
-    /// images use, and more so with one id, a change of owner can fail, and commands may shrug that off.
+    /// A command sees the same ids below root, in the range of an ordinary user, and with one id, where they are emulated. In
+    /// a range that is smaller than what images use a change of user can fail, and commands may shrug that off.
     pub(crate) fn owners(&self) -> String {
         match self.isolation.ids {
             Scheme::Nested { count } if count < USUAL_RANGE => format!("range of {count}"),
-            Scheme::Idmapped { .. } | Scheme::Natural | Scheme::Nested { .. } => "range".to_owned(),
-            Scheme::Single | Scheme::Owner(_) => "single".to_owned(),
+            Scheme::Idmapped { .. } | Scheme::Natural | Scheme::Nested { .. } | Scheme::Single => {
+                "range".to_owned()
+            }
+            Scheme::Owner(_) => "single".to_owned(),
         }
     }
 
     /// Returns the isolation, as far as it is known.
     pub(crate) fn isolation(&self) -> &Isolation {
         self.proven.get().unwrap_or(&self.isolation)
+    }
+
+    /// Returns the emulator for programs of an architecture, if they need one.
+    pub(crate) fn emulator(&self, architecture: &str) -> Option<Emulator> {
+        self.emulators.lock().unwrap_or_else(PoisonError::into_inner).get(architecture).cloned()
     }
 
     /// Fails with cause and remedy when no command can be run here.
@@ -302,7 +316,7 @@ impl Engine {
                 error
             }
         })?;
-        crate::snapshot::write_owners(dir, &unpacked.owners)?;
+        crate::snapshot::write_owners(dir, &unpacked.owners, unpacked.recorded > 0)?;
         self.cancel.check()?;
         Ok(unpacked.diff_id)
     }

@@ -1,5 +1,6 @@
 //! RUN: one command in the sandbox, its output as it comes, and the difference it made as a layer.
 
+mod chroot;
 mod hosts;
 
 use std::collections::VecDeque;
@@ -8,9 +9,9 @@ use std::io::{self, PipeReader, Read as _};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use kiln_sandbox::{ExecSpec, Exit, Mode, Mount, MountKind, ResolvedUser, Sandbox, Stdio};
+use kiln_sandbox::{ExecSpec, Exit, Mount, MountKind, ResolvedUser, Sandbox, Stdio};
 
-use crate::engine::{Engine, sandbox_error};
+use crate::engine::{Engine, WorkingRoot, sandbox_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::{Accounts, Tree};
 use crate::graph::{ExecOp, Network};
@@ -21,9 +22,15 @@ use crate::store::PendingSnapshot;
 /// Lines of output that the error of a failed step repeats.
 const TAIL: usize = 20;
 
+/// What a command left besides its layer.
+pub(crate) struct Ran {
+    /// Paths that exist in the layer only because something was mounted there.
+    pub(crate) stubs: Vec<PathBuf>,
+    /// The root that it worked in, if it had no overlay: now it holds the layers below and the new one.
+    pub(crate) root: Option<WorkingRoot>,
+}
+
 /// Runs `op` over the layer directories `lower` (topmost first); what it changes is in `pending`.
-///
-/// Returns the paths that exist in the layer only because something was mounted there.
 pub(crate) fn run(
     engine: &Engine,
     op: &ExecOp,
@@ -32,14 +39,14 @@ pub(crate) fn run(
     tree: &dyn Tree,
     pending: &PendingSnapshot,
     mut mounted: Mounted,
-) -> Result<Vec<PathBuf>> {
+) -> Result<Ran> {
     engine.require_sandbox()?;
     let account = Accounts::read(tree)?.process(&op.user)?;
     let scripts = op.scripts.iter().map(|(path, content)| Mount {
         target: PathBuf::from(path),
         kind: MountKind::File { content: content.clone().into_bytes(), mode: 0o755, uid: 0, gid: 0 },
     });
-    let spec = ExecSpec {
+    let mut spec = ExecSpec {
         lower,
         upper: pending.fs(),
         work: pending.work(),
@@ -63,8 +70,10 @@ pub(crate) fn run(
         ],
         limits: engine.run.ulimits.clone(),
         cgroup: engine.cgroup.get().cloned().flatten(),
+        emulators: engine.emulator(&op.platform.architecture).into_iter().collect(),
         shm_size: engine.run.shm_size.unwrap_or(ExecSpec::SHM_SIZE),
     };
+    let (root, _copies) = chroot::prepare(engine, step, &mut spec)?;
     let pipe = |e: io::Error| Error::environment("cannot make a pipe for the output of RUN").because(e);
     let (stdout, stdout_end) = io::pipe().map_err(pipe)?;
     let (stderr, stderr_end) = io::pipe().map_err(pipe)?;
@@ -85,10 +94,13 @@ pub(crate) fn run(
     let finished = finished.map_err(|e| sandbox_error("the sandbox of RUN failed", e))?;
     let tail = tail.into_inner().unwrap_or_else(PoisonError::into_inner).lines();
     match finished.exit {
-        Exit::Code(0) => Ok(finished.stubs),
-        Exit::Code(code) => {
-            Err(with_ids(engine, failed(engine, op, code, format!("exit code {code}"), tail)))
+        Exit::Code(0) => {
+            if let Some(root) = &root {
+                root.record(&finished.stubs, &pending.fs())?;
+            }
+            Ok(Ran { stubs: finished.stubs, root })
         }
+        Exit::Code(code) => Err(failed(engine, op, code, format!("exit code {code}"), tail)),
         Exit::Signal(signal) => Err(failed(engine, op, 128 + signal, format!("signal {signal}"), tail)),
     }
 }
@@ -107,23 +119,14 @@ fn environment(op: &ExecOp, home: &str, secrets: Vec<(OsString, OsString)>) -> V
     env
 }
 
-/// Reminds of the likeliest reason why a command fails here that passes elsewhere.
-fn with_ids(engine: &Engine, error: Error) -> Error {
-    if engine.isolation().mode != Mode::UsernsSingle {
-        return error;
-    }
-    error.hint(
-        "RUN has one user id here, so that `chown` and other users fail: \
-         install newuidmap (package uidmap) and give this user a range in /etc/subuid and /etc/subgid",
-    )
-}
-
 fn failed(engine: &Engine, op: &ExecOp, code: i32, how: String, tail: Vec<String>) -> Error {
     let mut error = Error::new(ErrorKind::Step(code), format!("RUN failed with {how}"));
     let program = op.args.first().map_or("", String::as_str);
     let hint = match code {
         126 => Some(format!(
-            "`{program}` or what it calls is not executable: check its mode and its interpreter"
+            "`{program}` or what it calls is not executable: check its mode, its interpreter, and that it is for \
+             {}; programs of another architecture need `--platform` or `FROM --platform`",
+            op.platform
         )),
         127 => Some(
             "a command was not found in the image: install it in an earlier RUN, or check PATH".to_owned(),
@@ -132,9 +135,11 @@ fn failed(engine: &Engine, op: &ExecOp, code: i32, how: String, tail: Vec<String
             Some("the command was killed (signal 9): it may need more than `--memory` allows".to_owned())
         }
         137 => Some("the command was killed (signal 9), often because memory ran out".to_owned()),
-        139 => {
-            Some("the command crashed (signal 11), often because it is for another architecture".to_owned())
-        }
+        139 if engine.emulator(&op.platform.architecture).is_some() => Some(format!(
+            "the command crashed (signal 11) while it was emulated: build for {} on such a machine",
+            op.platform
+        )),
+        139 => Some("the command crashed (signal 11)".to_owned()),
         _ => None,
     };
     error.hints.extend(hint);

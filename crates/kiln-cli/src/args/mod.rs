@@ -27,7 +27,7 @@ pub(crate) use history::{
     HistoryArgs, HistoryCommand, HistoryLogArgs, HistoryLsArgs, HistoryRmArgs, HistoryShowArgs,
 };
 pub(crate) use run::RunArgs;
-pub(crate) use store::{DuArgs, PruneArgs, StoreArgs};
+pub(crate) use store::{DuArgs, FsckArgs, PruneArgs, StoreArgs};
 
 use crate::value::ListFormat;
 use crate::{env, exit};
@@ -59,6 +59,8 @@ pub(crate) enum Subcommands {
     Prune(PruneArgs),
     /// Show what takes space in the store
     Du(DuArgs),
+    /// Verify the store, and remove what is broken in it
+    Fsck(FsckArgs),
     /// Try every isolation that RUN could have here, and tell what the others need
     Doctor(DoctorArgs),
     /// List, export and import the caches of `RUN --mount=type=cache`

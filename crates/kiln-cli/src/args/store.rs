@@ -1,4 +1,4 @@
-//! Arguments of the commands on the store as a whole: `kiln prune` and `kiln du`.
+//! Arguments of the commands on the store as a whole: `kiln prune`, `kiln du` and `kiln fsck`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -58,6 +58,30 @@ pub(crate) struct PruneArgs {
     /// For the habit of docker, which asks first; kiln never asks
     #[arg(long, short)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}
+
+/// Arguments of `kiln fsck`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Reads every blob, and compares the files of unpacked layers with their layers, so that it takes as long as
+reading the store twice. Builds may run meanwhile; what they use is not removed.
+
+Ends with 0 when nothing is wrong, or nothing any more, and with 1 otherwise.
+
+Examples:
+  kiln fsck
+  kiln fsck --repair
+  kiln fsck --format json | jq -r '.faults[].path'"
+)]
+pub(crate) struct FsckArgs {
+    /// Remove what is broken; the next build that needs it makes it again
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// How it is printed
+    #[arg(long, value_enum, default_value = "table", value_name = "FORMAT")]
+    pub(crate) format: ListFormat,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 }

@@ -155,6 +155,7 @@ pub(super) fn engine_config(
         // A machine without these files gives its steps empty ones.
         resolv_conf: std::fs::read("/etc/resolv.conf").unwrap_or_default(),
         hosts: std::fs::read("/etc/hosts").unwrap_or_default(),
+        programs: settings.programs.clone(),
         stdin: || Box::new(std::io::stdin()),
         stdout: stdout::bytes,
     })

@@ -7,6 +7,7 @@ mod doctor;
 mod documents;
 mod du;
 mod explain;
+mod fsck;
 mod history;
 mod images;
 mod prune;
@@ -36,6 +37,7 @@ pub(crate) fn run(command: Subcommands, env: &Env, terminal: Terminal) -> Outcom
         Subcommands::Rmi(args) => images::remove(&args, env),
         Subcommands::Prune(args) => prune::run(&args, env),
         Subcommands::Du(args) => du::run(&args, env),
+        Subcommands::Fsck(args) => fsck::run(&args, env),
         Subcommands::Doctor(args) => doctor::run(&args, env),
         Subcommands::Cache(command) => cache::run(&command, env),
         Subcommands::Registry(RegistryCommand::Serve(args)) => registry::serve(&args),

@@ -62,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) keep_storage: Option<u64>,
     /// How registries are reached.
     pub(crate) registries: Registries,
+    /// Where programs of this machine are looked for.
+    pub(crate) programs: Vec<PathBuf>,
     /// How progress is shown.
     pub(crate) progress: ProgressMode,
     /// Where digests and names are written.
@@ -129,6 +131,10 @@ impl Settings {
             request,
             store: store(&args.store, env, defaults, process)?,
             keep_storage: keep_storage(args, env, defaults)?,
+            programs: env
+                .raw(env::PATH)
+                .map(|path| std::env::split_paths(path).collect())
+                .unwrap_or_default(),
             progress: progress(args, defaults),
             metadata_file: args.metadata_file.clone(),
             iidfile: args.iidfile.clone(),

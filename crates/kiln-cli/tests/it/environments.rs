@@ -4,6 +4,7 @@
 //! `kiln_testkit::container`, most of them from the manifests in `deploy/kubernetes`. What that module's header lists as not
 //! there is not tested.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use kiln_testkit::container::{Container, Runtime};
 use kiln_testkit::kubernetes::{self, Filter};
 use kiln_testkit::{Image, Outcome, Person, TestEnv, lane, seccomp};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{KILN, env, env_of};
 
@@ -22,7 +23,7 @@ const WHAT: &str = "environments";
 const DOCKERFILE: &str = r#"FROM BASE AS build
 WORKDIR /src
 COPY input.txt .
-RUN sed s/plain/cooked/ input.txt > out.txt && chmod 640 out.txt && chown 33:50 out.txt && ln -s out.txt link
+RUN sed s/plain/cooked/ input.txt > out.txt && chmod 640 out.txt && chown 33:50 out.txt && ln -s out.txt link && ln -s out.txt kept
 RUN mkdir -p gone/sub && touch gone/sub/file && echo one > changed
 RUN rm -r gone && echo two >> changed && touch -d @1000000 old && mkfifo pipe
 USER www-data
@@ -39,7 +40,7 @@ CMD ["sh"]
 "#;
 
 /// Where kiln gives less than the table says, so far: what is missing is told, and is no failure.
-const PENDING: [&str; 5] = ["E3", "E4", "E5L", "E5c", "E6"];
+const PENDING: [&str; 4] = ["E3", "E5L", "E5c", "E6"];
 
 /// What a build is expected to come to.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +69,8 @@ struct Row {
     place: Place,
     outcome: Outcome,
     took: Duration,
+    /// What `kiln doctor` said there afterwards, as JSON.
+    doctor: Outcome,
 }
 
 impl Row {
@@ -77,12 +80,29 @@ impl Row {
         line.split([':', ' ']).next()
     }
 
+    /// Returns the isolation that `kiln doctor` promises.
+    fn promised(&self) -> Option<String> {
+        let told: Value = serde_json::from_str(&self.doctor.stdout).ok()?;
+        Some(told["chosen"].as_str()?.to_owned())
+    }
+
     /// Returns what is not as expected.
     fn deviation(&self) -> Option<String> {
         let said = &self.outcome.stderr;
+        let promised = self.promised();
         let fine = match self.place.expect {
-            Expect::Runs(isolation) => self.outcome.code == Some(0) && self.isolation() == Some(isolation),
-            Expect::Refuses(words) => self.outcome.code == Some(4) && words.iter().all(|w| said.contains(w)),
+            Expect::Runs(isolation) => {
+                self.outcome.code == Some(0)
+                    && self.isolation() == Some(isolation)
+                    && promised.as_deref() == Some(isolation)
+                    && self.doctor.code == Some(0)
+            }
+            Expect::Refuses(words) => {
+                self.outcome.code == Some(4)
+                    && words.iter().all(|w| said.contains(w))
+                    && promised.as_deref() == Some("none")
+                    && self.doctor.code == Some(4)
+            }
         };
         (!fine).then(|| {
             format!(
@@ -169,15 +189,22 @@ fn containers(profiles: &Profiles) -> Vec<Place> {
         })
         .collect();
     let unconfined = Who::Container(Container::default());
-    let kimia = Who::Container(Container {
+    let user = || Container {
         uid: 1000,
         capabilities: vec!["CAP_SETUID", "CAP_SETGID"],
         file_capabilities: true,
         ..Container::default()
-    });
+    };
+    let (kimia, kimia_filtered) = (Who::Container(user()), Who::Container(user().filtered(own.clone())));
     places.extend([
         Place { name: "E4u", what: "default container, Unconfined", who: unconfined, expect: Runs("userns") },
         Place { name: "E7", what: "user, file capabilities, Unconfined", who: kimia, expect: Runs("userns") },
+        Place {
+            name: "E7L",
+            what: "user, file capabilities, kiln's profile",
+            who: kimia_filtered,
+            expect: Runs("userns"),
+        },
     ]);
     if let Some(profile) = docker {
         let admin = Container::default().adding(&["CAP_SYS_ADMIN"]);
@@ -191,28 +218,62 @@ fn containers(profiles: &Profiles) -> Vec<Place> {
 
 /// Builds the context of `dockerfile` there.
 fn build(lab: &TestEnv, runtime: Option<&Runtime>, place: Place, dockerfile: &str) -> Option<Row> {
-    let files = |root: &Path| {
-        fs::create_dir_all(root.join("ctx")).unwrap();
-        fs::write(root.join("ctx/Dockerfile"), dockerfile).unwrap();
-        fs::write(root.join("ctx/input.txt"), "plain\n").unwrap();
-    };
     let name = format!("{}/environment:{}", lab.host(), place.name);
-    let args = ["build", "-t", &name, "--push", "ctx"];
-    let (outcome, took) = match &place.who {
+    let files = |context: &Path| {
+        fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+        fs::write(context.join("input.txt"), "plain\n").unwrap();
+    };
+    run(lab, runtime, place, &files, &["build", "-t", &name, "--push", "ctx"])
+}
+
+/// Runs kiln there, in a directory with the context `ctx`, and `kiln doctor` after it.
+fn run(
+    lab: &TestEnv,
+    runtime: Option<&Runtime>,
+    place: Place,
+    files: &dyn Fn(&Path),
+    args: &[&str],
+) -> Option<Row> {
+    let doctor = ["doctor", "--format", "json"];
+    let prepare = |root: &Path| {
+        fs::create_dir_all(root.join("ctx")).unwrap();
+        files(&root.join("ctx"));
+    };
+    let (outcome, took, doctor) = match &place.who {
         Who::Person(person) => {
             let env = env_of(person.clone());
-            files(&env.root);
+            prepare(&env.root);
             let start = Instant::now();
-            (env.kiln(args), start.elapsed())
+            (env.kiln(args), start.elapsed(), env.kiln(doctor))
         }
         Who::Container(container) => {
             let dir = lab.root.join(place.name);
-            files(&dir.join("volume"));
+            prepare(&dir.join("volume"));
             let start = Instant::now();
-            (runtime?.kiln(container, &dir, Path::new(KILN), &args), start.elapsed())
+            let kiln = |args: &[&str]| runtime.map(|r| r.kiln(container, &dir, Path::new(KILN), args));
+            (kiln(args)?, start.elapsed(), kiln(&doctor)?)
         }
     };
-    Some(Row { place, outcome, took })
+    Some(Row { place, outcome, took, doctor })
+}
+
+/// Runs kiln in the containers of these names, as far as they can be had, and returns what each printed.
+pub(crate) fn printed_in_containers(
+    lab: &TestEnv,
+    names: &[&str],
+    what: &str,
+    files: &dyn Fn(&Path),
+    args: &[&str],
+) -> Vec<(&'static str, String)> {
+    let Some(runtime) = Runtime::find(Path::new(KILN), &lab.root.join("probe"), what) else {
+        return Vec::new();
+    };
+    containers(&Profiles::find(&lab.root.join("profiles")))
+        .into_iter()
+        .filter(|place| names.contains(&place.name) && !PENDING.contains(&place.name))
+        .filter_map(|place| run(lab, Some(&runtime), place, files, args))
+        .map(|row| (row.place.name, row.outcome.ok().to_owned()))
+        .collect()
 }
 
 fn table(rows: &[Row]) -> String {
@@ -235,6 +296,24 @@ fn table(rows: &[Row]) -> String {
     table
 }
 
+/// Lists what two images do not have in common, layer by layer.
+fn differences(one: &Image, other: &Image) -> Vec<String> {
+    let entries = |image: &Image, layer: usize| -> BTreeSet<String> {
+        let entries = image.layers.get(layer).map_or(&[][..], |l| &l.entries);
+        entries
+            .iter()
+            .map(|(entry, content)| format!("{entry:?} {}", String::from_utf8_lossy(content)))
+            .collect()
+    };
+    let mut lines = Vec::new();
+    for layer in 0..one.layers.len().max(other.layers.len()) {
+        let (ours, theirs) = (entries(one, layer), entries(other, layer));
+        lines.extend(ours.difference(&theirs).map(|entry| format!("layer {layer} - {entry}")));
+        lines.extend(theirs.difference(&ours).map(|entry| format!("layer {layer} + {entry}")));
+    }
+    lines
+}
+
 #[test]
 fn one_dockerfile_makes_one_image_everywhere() {
     let lab = env();
@@ -247,22 +326,57 @@ fn one_dockerfile_makes_one_image_everywhere() {
     let rows: Vec<Row> =
         places.into_iter().filter_map(|place| build(&lab, runtime.as_ref(), place, &dockerfile)).collect();
     lane::note(table(&rows).trim_end());
-    let pending = |row: &&Row| PENDING.contains(&row.place.name);
-    for row in rows.iter().filter(pending).filter(|row| row.deviation().is_some()) {
+    let pending = |row: &Row| PENDING.contains(&row.place.name);
+    for row in rows.iter().filter(|row| pending(row)).filter(|row| row.deviation().is_some()) {
         lane::left_out(WHAT, &format!("{} does not give {:?} yet", row.place.name, row.place.expect));
     }
     let deviations: Vec<String> =
         rows.iter().filter(|row| !pending(row)).filter_map(Row::deviation).collect();
     assert!(deviations.is_empty(), "{}", deviations.join("\n"));
-    let mut digests: Vec<&str> =
-        rows.iter().map(|r| r.outcome.stdout.trim()).filter(|d| !d.is_empty()).collect();
-    digests.dedup();
-    assert!(digests.len() <= 1, "{digests:#?}");
-    let Some(row) = rows.iter().find(|row| row.outcome.code == Some(0)) else { return };
-    let image = Image::pull(&format!("{}/environment:{}", lab.host(), row.place.name));
+    let built: Vec<&Row> = rows.iter().filter(|row| row.outcome.code == Some(0)).collect();
+    let Some(first) = built.first() else { return };
+    let pull = |row: &Row| Image::pull(&format!("{}/environment:{}", lab.host(), row.place.name));
+    let image = pull(first);
+    for row in built.iter().filter(|row| row.outcome.stdout != first.outcome.stdout) {
+        let found = format!("{} has another digest: {:?}", row.place.name, differences(&image, &pull(row)));
+        assert!(pending(row), "{found}");
+        lane::left_out(WHAT, &found);
+    }
     assert_eq!(image.entry("srv/out.txt").map(|e| (e.uid, e.gid, e.mode)), Some((33, 33, 0o640)));
     assert_eq!(image.entry("srv/all/old").map(|e| (e.uid, e.mtime.secs)), Some((33, 1_000_000)));
     assert_eq!(image.last().text("tmp/copy").unwrap(), "cooked\n");
+}
+
+#[test]
+fn the_page_for_operators_says_what_is_tested() {
+    let page = fs::read_to_string(deploy("../docs/environments.md")).unwrap();
+    let empty = Profiles { docker: Some(json!({})), crio: Some(json!({})), kiln: json!({}) };
+    let expected = [("E1", "userns"), ("E2", "userns"), ("E3", "userns-single")].into_iter();
+    let places = containers(&empty);
+    let in_containers = places.iter().map(|place| match place.expect {
+        Expect::Runs(isolation) => (place.name, isolation),
+        Expect::Refuses(_) => (place.name, "none"),
+    });
+    for (name, isolation) in expected.chain(in_containers) {
+        let row = page.lines().find(|line| line.starts_with(&format!("| {name} |"))).unwrap_or_default();
+        let cell = row.split('|').nth(3).unwrap_or_default().trim();
+        assert_eq!(cell, format!("`{isolation}`"), "{name}: {row}");
+    }
+    let told = env().kiln(["doctor", "--answers", "--format", "json"]);
+    let answers: Value = serde_json::from_str(&told.stdout).unwrap();
+    for answer in answers["answers"].as_array().unwrap() {
+        let (step, errno) = (answer["step"].as_str().unwrap(), answer["errno"].as_str().unwrap());
+        let step = match step {
+            "user-namespace" => "create a user namespace",
+            "mount" => "mount in it",
+            "overlay" => "mount an overlay",
+            "id-map" => "shift owners of layers",
+            "supervise" => "supervise system calls",
+            other => other,
+        };
+        let is_it = |line: &&str| line.starts_with(&format!("| {step} |")) && line.contains(errno);
+        assert!(page.lines().any(|line| is_it(&line)), "{answer}");
+    }
 }
 
 /// Builds a Dockerfile in the containers of these names and hands each row to `check`.

@@ -70,12 +70,7 @@ fn owners_are_those_of_the_image() {
         let base = env.base();
         env.write("ctx/Dockerfile", dockerfile.replace("BASE", &base));
         let name = format!("{}/owners:1", env.host());
-        let outcome = env.kiln(["build", "-t", &name, "--push", "ctx"]);
-        if !person.has_ids() {
-            outcome.fails(1, &["RUN failed", "Dockerfile:2", "one user id", "/etc/subuid"]);
-            continue;
-        }
-        outcome.ok();
+        env.kiln(["build", "-t", &name, "--push", "ctx"]).ok();
         let image = Image::pull(&name);
         assert_eq!(image.layers[1].lines(), ["dir 2750 65534:0 d", "file 644 33:50 d/f 0"]);
         assert_eq!(image.layers[2].text("tmp/me").unwrap(), "33\n33\n");

@@ -194,15 +194,14 @@ fn a_build_without_a_network_has_none_in_any_command() {
 
 #[test]
 fn more_rights_need_leave_and_stay_in_the_namespace() {
-    let dockerfile =
-        "FROM BASE\nRUN --security=insecure grep -E '^(CapEff|Seccomp):' /proc/self/status > /out\n";
+    let dockerfile = "FROM BASE\nRUN --security=insecure grep -E '^CapEff:' /proc/self/status > /out\n";
     for (person, bench) in benches("RUN --security=insecure") {
         bench.build(dockerfile, &[]).fails(
             1,
             &["RUN --security=insecure is not allowed", "Dockerfile:2", "--allow security.insecure"],
         );
         let out = bench.file(dockerfile, &["--allow", "security.insecure"], "out");
-        assert!(out.starts_with("CapEff:\t000001ff") && out.contains("Seccomp:\t0"), "{person}: {out}");
+        assert!(out.starts_with("CapEff:\t000001ff"), "{person}: {out}");
     }
 }
 

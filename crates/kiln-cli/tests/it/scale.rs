@@ -25,7 +25,7 @@ fn more_layers_than_an_overlay_takes_are_one_root() {
         let env = env_of(person.clone());
         let base = env.base();
         env.write("ctx/file", "x");
-        let owner = if person.has_ids() { "33:50" } else { "0:0" };
+        let owner = "33:50";
         // Of every kind of change one that is far below, so that a whole group of layers lies in between.
         let made = format!(
             "RUN mkdir -p /d/gone /o && touch /d/gone/x /f /o/old /d/kept /turns && ln /d/kept /d/hard \

@@ -69,8 +69,8 @@ impl Overrides {
             b"path" => self.path = present.then(|| value.to_vec()),
             b"linkpath" => self.link = present.then(|| value.to_vec()),
             b"size" => self.size = optional(value, size, "the PAX size is no number below 2^63")?,
-            b"uid" => self.uid = optional(value, id, "the PAX user id is no number below 2^32")?,
-            b"gid" => self.gid = optional(value, id, "the PAX group id is no number below 2^32")?,
+            b"uid" => self.uid = optional(value, id, "the PAX user id is no number below 2^32 - 1")?,
+            b"gid" => self.gid = optional(value, id, "the PAX group id is no number below 2^32 - 1")?,
             b"mtime" => self.mtime = optional(value, pax::time, "the PAX modification time is no number")?,
             _ => {}
         }
@@ -141,8 +141,9 @@ fn size(value: &[u8]) -> Option<u64> {
     pax::decimal(value).filter(|n| i64::try_from(*n).is_ok())
 }
 
+/// Parses an owner. The largest number of 32 bits is none: system calls take it for "leave it as it is".
 fn id(value: &[u8]) -> Option<u32> {
-    pax::decimal(value).and_then(|n| u32::try_from(n).ok())
+    pax::decimal(value).and_then(|n| u32::try_from(n).ok()).filter(|id| *id != u32::MAX)
 }
 
 fn xattr_name(name: &[u8]) -> Result<String, &'static str> {

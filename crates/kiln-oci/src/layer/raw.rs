@@ -64,11 +64,11 @@ impl<'a> Raw<'a> {
     }
 
     pub(super) fn uid(&self) -> Result<u32, &'static str> {
-        small(self.field(108, 8)).ok_or("the user id is no number below 2^32")
+        id(self.field(108, 8)).ok_or("the user id is no number below 2^32 - 1")
     }
 
     pub(super) fn gid(&self) -> Result<u32, &'static str> {
-        small(self.field(116, 8)).ok_or("the group id is no number below 2^32")
+        id(self.field(116, 8)).ok_or("the group id is no number below 2^32 - 1")
     }
 
     pub(super) fn size(&self) -> Result<u64, &'static str> {
@@ -120,6 +120,11 @@ fn sparse_table(table: &[u8]) -> Result<Vec<Segment>, &'static str> {
 /// Returns a field up to its first zero.
 fn text(field: &[u8]) -> &[u8] {
     field.split(|b| *b == 0).next().unwrap_or_default()
+}
+
+/// Parses an owner. The largest number of 32 bits is none: system calls take it for "leave it as it is".
+fn id(field: &[u8]) -> Option<u32> {
+    small(field).filter(|id| *id != u32::MAX)
 }
 
 fn small(field: &[u8]) -> Option<u32> {

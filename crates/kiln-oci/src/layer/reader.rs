@@ -18,6 +18,9 @@ use crate::Digest;
 
 /// Largest extended header or long name: the bound that Go's archive/tar has, so nothing in use is larger.
 const MAX_EXTENDED: u64 = 1 << 20;
+/// Longest path of an entry: what Linux takes (`PATH_MAX`). No engine could unpack a longer one, and work on a path grows
+/// with its depth.
+const MAX_PATH: usize = 4096;
 /// Zeros that fill the holes of sparse files.
 const ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
 
@@ -477,6 +480,9 @@ impl<R: Read> Stream<R> {
 fn entry_path(name: &[u8], form: Form) -> Result<EntryPath, Error> {
     if name.is_empty() {
         return Err(unsafe_name(name, "the name is empty"));
+    }
+    if name.len() > MAX_PATH {
+        return Err(unsafe_name(name, &format!("the name is longer than {MAX_PATH} bytes")));
     }
     let path = match form {
         Form::Layer => EntryPath::new(name),

@@ -83,6 +83,15 @@ impl Held {
         Ok(())
     }
 
+    /// Puts this process into the groups.
+    pub(crate) fn admit_self(&self) -> Result<(), Error> {
+        for dir in &self.0 {
+            // 0 is whoever writes it.
+            put(&dir.join("cgroup.procs"), "0").step_at("put the command into", dir)?;
+        }
+        Ok(())
+    }
+
     /// Removes the groups, once their processes have ended.
     pub(crate) fn remove(self) {
         for dir in &self.0 {

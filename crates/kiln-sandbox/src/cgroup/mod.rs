@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::isolation::Mode;
 use crate::wire;
 use find::Hierarchies;
 pub(crate) use hold::Held;
@@ -101,8 +102,10 @@ struct Setting {
 
 /// The period of a quota where none is given, in microseconds.
 const PERIOD: u64 = 100_000;
-/// Pid 1 of a sandbox is in the group as well, and is none of the command's.
-const OWN_PROCESSES: u64 = 1;
+/// Pid 1 of a sandbox is in the group as well, and is none of the command's; without namespaces there is none.
+fn own_processes(mode: Mode) -> u64 {
+    u64::from(matches!(mode, Mode::Userns | Mode::UsernsSingle))
+}
 
 impl CgroupLimits {
     fn wants(&self) -> Vec<&'static str> {
@@ -115,7 +118,7 @@ impl CgroupLimits {
             .collect()
     }
 
-    fn settings(&self, controller: &str, version: Version) -> Vec<Setting> {
+    fn settings(&self, controller: &str, version: Version, mode: Mode) -> Vec<Setting> {
         let mut out = Vec::new();
         let mut set = |file: &str, value: String, optional| {
             out.push(Setting { file: file.to_owned(), value, optional });
@@ -173,7 +176,7 @@ impl CgroupLimits {
             }
             ("pids", _) => {
                 if let Some(pids) = self.pids {
-                    set("pids.max", pids.saturating_add(OWN_PROCESSES).to_string(), false);
+                    set("pids.max", pids.saturating_add(own_processes(mode)).to_string(), false);
                 }
             }
             _ => {}
@@ -188,18 +191,18 @@ fn weight(shares: u64) -> u64 {
 }
 
 impl CgroupPlan {
-    /// Plans the groups that enforce `limits`; `None` when there are none.
+    /// Plans the groups that enforce `limits` on commands of this isolation; `None` when there are none.
     ///
     /// # Errors
     /// When no hierarchy has a controller that is needed.
-    pub fn new(limits: &CgroupLimits) -> Result<Option<Self>, Error> {
+    pub fn new(limits: &CgroupLimits, mode: Mode) -> Result<Option<Self>, Error> {
         if *limits == CgroupLimits::default() {
             return Ok(None);
         }
-        Self::on(limits, &Hierarchies::of_this_process()?).map(Some)
+        Self::on(limits, mode, &Hierarchies::of_this_process()?).map(Some)
     }
 
-    fn on(limits: &CgroupLimits, found: &Hierarchies) -> Result<Self, Error> {
+    fn on(limits: &CgroupLimits, mode: Mode, found: &Hierarchies) -> Result<Self, Error> {
         let mut groups: Vec<Group> = Vec::new();
         let mut wanted = limits.wants();
         if wanted.is_empty() {
@@ -213,7 +216,7 @@ impl CgroupPlan {
                 }
                 return Err(found.missing(controller));
             };
-            let settings = limits.settings(controller, version);
+            let settings = limits.settings(controller, version, mode);
             match groups.iter_mut().find(|group| group.parent == parent) {
                 Some(group) => group.settings.extend(settings),
                 None => groups.push(Group { parent, version, settings }),
@@ -230,7 +233,7 @@ mod tests {
     use super::*;
 
     fn lines(limits: &CgroupLimits, controller: &str, version: Version) -> Vec<String> {
-        let settings = limits.settings(controller, version);
+        let settings = limits.settings(controller, version, Mode::Userns);
         settings.into_iter().filter(|s| !s.optional).map(|s| format!("{}={}", s.file, s.value)).collect()
     }
 
@@ -269,11 +272,11 @@ mod tests {
         let found =
             Hierarchies::parse(mounts, "0::/user.slice/a.scope\n", |_| Some("cpu memory pids".into()));
         let limits = CgroupLimits { memory: Some(1 << 20), pids: Some(5), ..CgroupLimits::default() };
-        let plan = CgroupPlan::on(&limits, &found).unwrap();
+        let plan = CgroupPlan::on(&limits, Mode::Userns, &found).unwrap();
         assert_eq!(plan.groups.len(), 1);
         assert_eq!(plan.groups[0].parent, Path::new("/sys/fs/cgroup/user.slice/a.scope"));
         let limits = CgroupLimits { cpuset_cpus: Some("0".to_owned()), ..limits };
-        let error = CgroupPlan::on(&limits, &found).unwrap_err();
+        let error = CgroupPlan::on(&limits, Mode::Userns, &found).unwrap_err();
         assert!(error.to_string().contains("`cpuset`"), "{error}");
         assert!(error.hint.unwrap().contains("Delegate=yes"));
     }

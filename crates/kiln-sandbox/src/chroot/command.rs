@@ -5,11 +5,13 @@
 
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::{filter, scaffold};
+use super::{filter, proc, scaffold};
+use crate::cgroup::Held;
 use crate::error::{Context as _, Error};
 use crate::helper::command::{KEPT, become_user, shrink_bounding_set};
 use crate::helper::exec;
@@ -26,9 +28,16 @@ const HELD: CapabilitySet = KEPT
     .difference(CapabilitySet::MKNOD);
 
 /// Runs the command; `failure` carries the error of a step before that, or closes when there is none.
-pub(super) fn run(spec: &ExecSpec, root: &OwnedFd, abi: u32, probe: bool, failure: OwnedFd) -> Infallible {
+pub(super) fn run(
+    spec: &ExecSpec,
+    root: &OwnedFd,
+    held: Option<&Held>,
+    abi: u32,
+    probe: bool,
+    (announcement, failure): (UnixStream, OwnedFd),
+) -> Infallible {
     let entered = if probe { scaffold::try_devices(root) } else { Ok(()) };
-    if let Err(error) = entered.and_then(|()| harden(spec, root, abi)) {
+    if let Err(error) = entered.and_then(|()| harden(spec, root, held, abi, announcement)) {
         let _ = wire::send(std::fs::File::from(failure), &error);
         sys::exit_now(70);
     }
@@ -40,13 +49,22 @@ pub(super) fn run(spec: &ExecSpec, root: &OwnedFd, abi: u32, probe: bool, failur
     sys::exit_now(exec::execute(spec))
 }
 
-fn harden(spec: &ExecSpec, root: &OwnedFd, abi: u32) -> Result<(), Error> {
+fn harden(
+    spec: &ExecSpec,
+    root: &OwnedFd,
+    held: Option<&Held>,
+    abi: u32,
+    announcement: UnixStream,
+) -> Result<(), Error> {
     sys::default_signals();
     rustix::process::setsid().step("start a session")?;
     match sys::new_session_keyring() {
         Ok(()) | Err(Errno::NOSYS | Errno::PERM | Errno::DQUOT) => {}
         Err(errno) => return Err(errno).step("join a new keyring"),
     }
+    // Only the command is limited: the helper has to take the scaffolding down in any case.
+    held.map_or(Ok(()), Held::admit_self)?;
+    limits::raise_limits(&spec.limits)?;
     limits::apply(&spec.limits)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     rustix::process::fchdir(root).step("enter the new root")?;
@@ -55,6 +73,9 @@ fn harden(spec: &ExecSpec, root: &OwnedFd, abi: u32) -> Result<(), Error> {
     std::fs::create_dir_all(&spec.cwd).step_at("create the working directory", &spec.cwd)?;
     rustix::thread::set_no_new_privs(true).step("give up new privileges")?;
     landlock::confine(abi)?;
+    // From here to the exec nothing is done by path: nobody answers yet.
+    proc::announce(&announcement)?;
+    drop(announcement);
     sys::install_filter(&filter::program(spec.network)).step("install the filter of this isolation")?;
     sys::install_filter(&seccomp::program()).step("install the system call filter")?;
     rustix::process::chdir(&spec.cwd).step_at("enter the working directory", &spec.cwd)?;

@@ -24,6 +24,7 @@ pub(super) struct Covers {
     /// Holds what was covered, under numbers, and what is being prepared, as `new`.
     held: OwnedFd,
     covers: Vec<Cover>,
+    has_devices: bool,
 }
 
 #[derive(Debug)]
@@ -45,7 +46,12 @@ impl Covers {
         let held = work.join("held");
         crate::remove::remove_tree(&held).step_at("clear", &held)?;
         std::fs::create_dir(&held).step_at("create", &held)?;
-        Ok(Self { targets: Targets::new(open(root)?)?, held: open(&held)?, covers: Vec::new() })
+        Ok(Self {
+            targets: Targets::new(open(root)?)?,
+            held: open(&held)?,
+            covers: Vec::new(),
+            has_devices: true,
+        })
     }
 
     /// Returns the root.
@@ -56,6 +62,16 @@ impl Covers {
     /// Returns the paths that exist only because something was to stand there.
     pub(super) fn stubs(&self) -> Vec<PathBuf> {
         self.targets.stubs.clone()
+    }
+
+    /// Tells whether the devices in it are devices.
+    pub(super) fn has_devices(&self) -> bool {
+        self.has_devices
+    }
+
+    /// Notes that empty files stand for devices, which have to be handed over at every opening.
+    pub(super) fn lacks_devices(&mut self) {
+        self.has_devices = false;
     }
 
     /// Returns where the next thing is to be prepared: a folder, and a free name in it.

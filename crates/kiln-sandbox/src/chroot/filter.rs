@@ -4,13 +4,14 @@
 //! limits of another process is the one such call that could end kiln.
 //!
 //! `--network=none` has no network namespace here: sockets that could leave the machine are not made. There is no loopback
-//! interface either. Local sockets and requests to the kernel stay.
+//! interface either. Local sockets and requests to the kernel stay; for programs of 32 bits, where C libraries hide the family
+//! behind a pointer, there are none at all.
 
 use libc::sock_filter;
 
 use crate::bpf::{
-    ALLOW, ARCHITECTURE, IF_EQUAL, KILL, LOAD, NATIVE, NUMBER, PERMISSION, RETURN, argument, for_call, jump,
-    statement,
+    ALLOW, ARCHITECTURE, IF_EQUAL, KILL, LOAD, NATIVE, PERMISSION, RETURN, argument, for_architecture,
+    for_call, jump, statement,
 };
 use crate::spec::Network;
 
@@ -19,31 +20,52 @@ const LOCAL: [u32; 2] = [libc::AF_UNIX as u32, libc::AF_NETLINK as u32];
 
 const UNREACHABLE: u32 = libc::SECCOMP_RET_ERRNO | libc::ENETUNREACH as u32;
 
+/// The numbers of one call interface.
+struct Numbers {
+    prlimit64: libc::c_long,
+    socket: libc::c_long,
+    /// Makes sockets as well, of a family that no filter sees.
+    socketcall: Option<libc::c_long>,
+}
+
+const HERE: Numbers = Numbers { prlimit64: libc::SYS_prlimit64, socket: libc::SYS_socket, socketcall: None };
+
+/// Those of `arch/x86/entry/syscalls/syscall_32.tbl`.
+#[cfg(target_arch = "x86_64")]
+const IN_32_BITS: Numbers = Numbers { prlimit64: 340, socket: 359, socketcall: Some(102) };
+
 /// Returns a filter that goes before the hardening one.
 pub(super) fn program(network: Network) -> Vec<sock_filter> {
-    let mut program = vec![
-        statement(LOAD, ARCHITECTURE),
-        jump(IF_EQUAL, NATIVE, 1, 0),
-        statement(RETURN, KILL),
-        statement(LOAD, NUMBER),
-    ];
+    let mut program = vec![statement(LOAD, ARCHITECTURE)];
+    #[cfg(target_arch = "x86_64")]
+    for_architecture(&mut program, crate::bpf::I386, rules(&IN_32_BITS, network));
+    for_architecture(&mut program, NATIVE, rules(&HERE, network));
+    program.push(statement(RETURN, KILL));
+    program
+}
+
+fn rules(numbers: &Numbers, network: Network) -> Vec<sock_filter> {
+    let mut rules = Vec::new();
     let only_own = vec![
         statement(LOAD, argument(0)),
         jump(IF_EQUAL, 0, 0, 1),
         statement(RETURN, ALLOW),
         statement(RETURN, PERMISSION),
     ];
-    for_call(&mut program, libc::SYS_prlimit64, only_own);
+    for_call(&mut rules, numbers.prlimit64, only_own);
     if network == Network::None {
         let mut body = vec![statement(LOAD, argument(0))];
         for family in LOCAL {
             body.extend([jump(IF_EQUAL, family, 0, 1), statement(RETURN, ALLOW)]);
         }
         body.push(statement(RETURN, UNREACHABLE));
-        for_call(&mut program, libc::SYS_socket, body);
+        for_call(&mut rules, numbers.socket, body);
+        if let Some(socketcall) = numbers.socketcall {
+            for_call(&mut rules, socketcall, vec![statement(RETURN, UNREACHABLE)]);
+        }
     }
-    program.push(statement(RETURN, ALLOW));
-    program
+    rules.push(statement(RETURN, ALLOW));
+    rules
 }
 
 #[cfg(test)]
@@ -66,6 +88,20 @@ mod tests {
         let inet = [libc::AF_INET as u64, 0, 0, 0, 0, 0];
         assert_eq!(interpret(&program(Network::Host), NATIVE, libc::SYS_socket, inet), ALLOW);
         assert_eq!(interpret(&program(Network::Host), NATIVE ^ 1, libc::SYS_getpid, [0; 6]), KILL);
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn programs_of_32_bits_find_no_way_round() {
+        use crate::bpf::I386;
+        let answer = |network, call, argument: u64| {
+            interpret(&program(network), I386, call, [argument, 0, 0, 0, 0, 0])
+        };
+        assert_eq!(answer(Network::None, 359, libc::AF_INET as u64), UNREACHABLE);
+        assert_eq!(answer(Network::None, 359, libc::AF_UNIX as u64), ALLOW);
+        assert_eq!(answer(Network::None, 102, 1), UNREACHABLE);
+        assert_eq!(answer(Network::Host, 102, 1), ALLOW);
+        assert_eq!((answer(Network::Host, 340, 0), answer(Network::Host, 340, 1)), (ALLOW, PERMISSION));
     }
 
     #[test]

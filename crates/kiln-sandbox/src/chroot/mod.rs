@@ -24,6 +24,7 @@ mod command;
 mod cover;
 mod filter;
 mod probe;
+mod proc;
 mod processes;
 mod run;
 mod scaffold;

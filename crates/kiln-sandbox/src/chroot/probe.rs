@@ -22,29 +22,33 @@ const NEEDED: CapabilitySet = CapabilitySet::SYS_CHROOT
     .union(CapabilitySet::SETUID)
     .union(CapabilitySet::SETGID)
     .union(CapabilitySet::SETPCAP)
-    .union(CapabilitySet::KILL)
-    .union(CapabilitySet::MKNOD);
+    .union(CapabilitySet::KILL);
 
 /// What a real attempt found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChrootFacts {
     /// Version of Landlock; 0 when the kernel has none.
     pub landlock: u32,
+    /// Whether calls that look into `/proc` can be answered.
+    pub answers: bool,
 }
 
 /// Returns what this rung gives, untried.
 pub(crate) fn expected() -> Result<Isolation, Error> {
     capable()?;
-    let (mode, ids, proc) = (Mode::Chroot, Ids::Natural, ProcMount::Absent);
-    Ok(Isolation { mode, ids, proc, lacking: lacking(u32::MAX), unavailable: None, better: None })
+    let (mode, ids, proc) = (Mode::Chroot, Ids::Natural, ProcMount::Answered);
+    Ok(Isolation { mode, ids, proc, lacking: lacking(&ALL), unavailable: None, better: None })
 }
+
+/// What is expected before anything was tried.
+const ALL: ChrootFacts = ChrootFacts { landlock: u32::MAX, answers: true };
 
 fn capable() -> Result<(), Error> {
     if holds(NEEDED) {
         return Ok(());
     }
     Err(Error::new(STEP).cause("root lacks capabilities here that a default container has").hint(
-        "leave CHOWN, DAC_OVERRIDE, FOWNER, KILL, MKNOD, SETGID, SETPCAP, SETUID and SYS_CHROOT to the container",
+        "leave CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETPCAP, SETUID and SYS_CHROOT to the container",
     ))
 }
 
@@ -56,7 +60,8 @@ pub(crate) fn prove(candidate: &Isolation, wish: Wish, store: &Path) -> Result<I
             .cause("this kernel has no Landlock, and without it a command can get at kiln and its credentials")
             .hint("use Linux 5.13 or later with Landlock switched on (lsm=landlock,...), or accept it with --allow-weak-isolation"));
     }
-    Ok(Isolation { lacking: lacking(facts.landlock), ..candidate.clone() })
+    let proc = if facts.answers { ProcMount::Answered } else { ProcMount::Absent };
+    Ok(Isolation { lacking: lacking(&facts), proc, ..candidate.clone() })
 }
 
 /// Tries to enter a root directory below `store_dir` and to put Landlock around it.
@@ -68,11 +73,11 @@ pub fn probe(store_dir: &Path) -> Result<ChrootFacts, Error> {
         return Err(Error::new(STEP).cause("that needs root, and kiln runs as an ordinary user"));
     }
     capable()?;
-    let facts = ChrootFacts { landlock: landlock::version()? };
+    let version = landlock::version()?;
     let dir = store_dir.join(format!(".probe-{}", std::process::id()));
     let outcome = make(&dir).and_then(|()| try_out(&dir));
     let _ = remove_tree(&dir);
-    outcome.map(|()| facts)
+    outcome.map(|proc| ChrootFacts { landlock: version, answers: proc == ProcMount::Answered })
 }
 
 fn make(dir: &Path) -> Result<(), Error> {
@@ -82,7 +87,7 @@ fn make(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn try_out(dir: &Path) -> Result<(), Error> {
+fn try_out(dir: &Path) -> Result<ProcMount, Error> {
     let isolation = expected()?;
     let spec = ExecSpec { upper: dir.join("root"), work: dir.join("work"), ..ExecSpec::default() };
     let null = || std::fs::File::options().write(true).open("/dev/null").step_at("open", "/dev/null");
@@ -91,7 +96,7 @@ fn try_out(dir: &Path) -> Result<(), Error> {
     let report = wire::receive(&control).step("read the self-test's report")?;
     helper.wait().step("wait for the self-test")?;
     match report {
-        Some(Report::Ready { .. }) => Ok(()),
+        Some(Report::Ready { proc, .. }) => Ok(proc),
         Some(Report::Failed(error)) => Err(error),
         Some(Report::Exited(_)) | None => {
             Err(Error::new("try out another root directory").cause("its helper process died without a word"))
@@ -99,18 +104,22 @@ fn try_out(dir: &Path) -> Result<(), Error> {
     }
 }
 
-/// Tells what commands miss on this rung with this version of Landlock.
-fn lacking(abi: u32) -> Vec<String> {
+/// Tells what commands miss on this rung.
+fn lacking(facts: &ChrootFacts) -> Vec<String> {
     let mut lacking = vec![
-        "process ids, System V IPC and a host name of its own",
-        "/proc and /sys",
+        "process ids and System V IPC of its own",
+        if facts.answers {
+            "directories of /proc, and /sys"
+        } else {
+            "/proc, /sys and a host name of its own"
+        },
         "terminals",
         "mknod of devices",
         "raw sockets",
         "setuid programs (`sudo` as another user does nothing)",
         "memory for secrets, which are files while a command runs",
     ];
-    match abi {
+    match facts.landlock {
         0 => lacking.push("Landlock: a command can get at kiln and the files around it"),
         1..landlock::SCOPES => {
             lacking.push("a wall for signals and abstract sockets (Linux 6.12): a command can end kiln");

@@ -64,6 +64,39 @@ fn descendants() -> Vec<Pid> {
     found.into_iter().filter_map(Pid::from_raw).collect()
 }
 
+/// Tells whether a process or thread is one that this process has among its descendants, and lives.
+pub(super) fn is_descendant(number: i32) -> bool {
+    let own = getpid().as_raw_nonzero().get();
+    let mut number = number;
+    // As many generations as there can be processes; a number that is used again in between ends the search early.
+    for _ in 0..1 << 16 {
+        let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
+        match parent_of(&stat) {
+            Some(parent) if parent == own => return true,
+            Some(parent) if parent > 1 => number = parent,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// Returns the number of the process that a thread belongs to.
+pub(super) fn process_of(thread: i32) -> Option<i32> {
+    status(thread, "Tgid:")?.parse().ok()
+}
+
+/// Returns the user and group whose rights a thread has.
+pub(super) fn owner_of(thread: i32) -> Option<(u32, u32)> {
+    // Real, effective, saved, and that of files.
+    let effective = |text: String| text.split_whitespace().nth(1)?.parse().ok();
+    Some((effective(status(thread, "Uid:")?)?, effective(status(thread, "Gid:")?)?))
+}
+
+fn status(thread: i32, field: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    status.lines().find_map(|line| Some(line.strip_prefix(field)?.trim().to_owned()))
+}
+
 /// Takes the parent's number out of `/proc/PID/stat`: the second word behind the name, which may hold anything.
 fn parent_of(stat: &str) -> Option<i32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
@@ -78,5 +111,16 @@ mod tests {
         assert_eq!(parent_of("7 (sh) S 3 7 7"), Some(3));
         assert_eq!(parent_of("7 (a) S 9 (b) R 4 7"), Some(4));
         assert_eq!(parent_of(""), None);
+    }
+
+    #[test]
+    fn only_descendants_are_known() {
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let number = i32::try_from(child.id()).unwrap();
+        assert!(is_descendant(number) && !is_descendant(1));
+        assert_eq!(process_of(number), Some(number));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!is_descendant(number));
     }
 }

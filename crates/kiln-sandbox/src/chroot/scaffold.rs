@@ -33,6 +33,20 @@ pub(super) fn check(spec: &ExecSpec) -> Result<(), Error> {
             "leave out `--security=insecure`, or run kiln where `--isolation userns` works",
         );
     }
+    if !spec.emulators.is_empty() {
+        return refuse(
+            "execute programs of another architecture",
+            "isolation `chroot` has no user namespace to register an emulator in",
+            "register one for the whole machine, or run kiln where `--isolation userns` works",
+        );
+    }
+    if spec.shm_size != ExecSpec::SHM_SIZE {
+        return refuse(
+            "give /dev/shm the size that was asked for",
+            "isolation `chroot` has no mounts: the directory is on the store's disk",
+            "leave out `--shm-size`, or run kiln where `--isolation userns` works",
+        );
+    }
     for (index, mount) in spec.mounts.iter().enumerate() {
         if let MountKind::Tmpfs { size: Some(_), .. } = mount.kind {
             return refuse(
@@ -138,23 +152,28 @@ fn devices(covers: &mut Covers) -> Result<(), Error> {
     let path = Path::new("/dev");
     let (bench, name) = covers.workbench();
     let dev = make_directory(bench, name, 0o755).step_at("create", path)?;
+    let mut made = true;
     for (name, major, minor) in DEVICES {
         let mode = Mode::from_raw_mode(0o666);
         let device = rustix::fs::makedev(major, minor);
-        rustix::fs::mknodat(&dev, name, FileType::CharacterDevice, mode, device)
-            .step_at("make the device", name)
-            .map_err(|error| match error.errno.map(Errno::from_raw_os_error) {
-                Some(Errno::PERM) => error
-                    .cause("this container may make none: it is in a user namespace, or lacks MKNOD")
-                    .hint("leave MKNOD to the container"),
-                _ => error,
-            })?;
+        match rustix::fs::mknodat(&dev, name, FileType::CharacterDevice, mode, device) {
+            // In a user namespace nobody may: then the helper hands over those of this container.
+            Err(Errno::PERM) => {
+                made = false;
+                rustix::fs::mknodat(&dev, name, FileType::RegularFile, mode, 0)
+            }
+            answer => answer,
+        }
+        .step_at("make the device", name)?;
         rustix::fs::chmodat(&dev, name, mode, AtFlags::empty()).step_at("make the device", name)?;
     }
     for (name, text) in LINKS {
         rustix::fs::symlinkat(text, &dev, name).step_at("create the symlink in /dev", name)?;
     }
     make_directory(&dev, "shm", 0o1777).step_at("create", "/dev/shm")?;
+    if !made {
+        covers.lacks_devices();
+    }
     covers.cover(path, Ground::Directory)
 }
 

@@ -1,17 +1,21 @@
 //! The last steps between fork and exec: session, keys, limits, filter, capabilities, user.
 //!
-//! The order matters: the filter goes in while CAP_SYS_ADMIN is held, so that no_new_privs stays off and `sudo` works inside;
+//! The order matters: the filters go in while CAP_SYS_ADMIN is held, so that no_new_privs stays off and `sudo` works inside;
 //! capabilities leave the bounding set before the user changes; the directory is entered as root.
 
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::exec;
+use super::supervise::{self, Plan};
+use crate::emulate::Level;
 use crate::error::{Context as _, Error};
+use crate::limits::{Limit, Resource};
 use crate::spec::{ExecSpec, Network, ResolvedUser};
 use crate::{landlock, limits, seccomp, sys, wire};
 
@@ -32,8 +36,8 @@ pub(crate) const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SETFCAP);
 
 /// Runs the command; `failure` carries the error of a step before that, or closes when there is none.
-pub(super) fn run(spec: &ExecSpec, failure: OwnedFd) -> Infallible {
-    if let Err(error) = harden(spec) {
+pub(super) fn run(spec: &ExecSpec, failure: OwnedFd, plan: &Plan, supervisor: UnixStream) -> Infallible {
+    if let Err(error) = harden(spec, plan, supervisor) {
         let _ = wire::send(std::fs::File::from(failure), &error);
         sys::exit_now(70);
     }
@@ -42,7 +46,8 @@ pub(super) fn run(spec: &ExecSpec, failure: OwnedFd) -> Infallible {
     sys::exit_now(exec::execute(spec))
 }
 
-fn harden(spec: &ExecSpec) -> Result<(), Error> {
+fn harden(spec: &ExecSpec, plan: &Plan, supervisor: UnixStream) -> Result<(), Error> {
+    let users = if plan.level == Level::Full { Users::Emulated } else { Users::Real };
     sys::default_signals();
     rustix::process::setsid().step("start a session")?;
     match sys::new_session_keyring() {
@@ -50,7 +55,10 @@ fn harden(spec: &ExecSpec) -> Result<(), Error> {
         Ok(()) | Err(Errno::NOSYS | Errno::PERM | Errno::DQUOT) => {}
         Err(errno) => return Err(errno).step("join a new keyring"),
     }
-    limits::apply(&spec.limits)?;
+    // The supervisor keeps the user of a process in the limit on locks; Linux itself has not used that since 2.4.
+    let kept = |limit: &&Limit| users == Users::Real || limit.resource != Resource::Locks;
+    let limits: Vec<Limit> = spec.limits.iter().filter(kept).copied().collect();
+    limits::apply(&limits)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // No mount hides abstract sockets of the network that is shared. Where the kernel has no such wall, the self-test has told.
     if !spec.insecure && spec.network == Network::Host {
@@ -59,12 +67,25 @@ fn harden(spec: &ExecSpec) -> Result<(), Error> {
     if !spec.insecure {
         sys::install_filter(&seccomp::program()).step("install the system call filter")?;
     }
+    supervise::offer(plan, &supervisor)?;
+    drop(supervisor);
     rustix::process::chdir(&spec.cwd).step_at("enter the working directory", &spec.cwd)?;
     if !spec.insecure {
         shrink_bounding_set(KEPT)?;
     }
-    become_user(&spec.user)?;
-    drop_capabilities(spec)
+    match users {
+        Users::Real => become_user(&spec.user)?,
+        // The supervisor knows; to the kernel it is root.
+        Users::Emulated => {}
+    }
+    drop_capabilities(spec, users)
+}
+
+/// Who tells the users of processes apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Users {
+    Real,
+    Emulated,
 }
 
 /// Drops from the bounding set what is not in `kept`.
@@ -111,9 +132,9 @@ pub(crate) fn become_user(user: &ResolvedUser) -> Result<(), Error> {
         .map_err(hint)
 }
 
-/// Leaves root with the kept set and other users with none; nothing is inheritable or ambient.
-fn drop_capabilities(spec: &ExecSpec) -> Result<(), Error> {
-    let held = if spec.user.uid != 0 {
+/// Leaves root, or who is root to the kernel, with the kept set and other users with none; nothing is inheritable or ambient.
+fn drop_capabilities(spec: &ExecSpec, users: Users) -> Result<(), Error> {
+    let held = if spec.user.uid != 0 && users == Users::Real {
         CapabilitySet::empty()
     } else if spec.insecure {
         return Ok(());

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use crate::spec::ExecSpec;
-use crate::sys;
+use crate::{emulator, sys};
 
 /// A shell's number for "found, but not executable".
 const NOT_EXECUTABLE: i32 = 126;
@@ -97,7 +97,7 @@ fn explain(path: &Path, errno: Errno) -> (i32, String) {
 }
 
 /// Returns the program that a script or a dynamic executable asks for.
-fn interpreter(path: &Path) -> Option<PathBuf> {
+pub(crate) fn interpreter(path: &Path) -> Option<PathBuf> {
     let mut file = File::open(path).ok()?;
     let mut head = [0; 256];
     let length = file.read(&mut head).ok()?;
@@ -136,25 +136,22 @@ fn elf_interpreter(file: &mut File, head: &[u8]) -> Option<PathBuf> {
     None
 }
 
-/// Says what a file is that the kernel cannot execute.
+/// Says what a file is that the kernel cannot execute, and what would help.
 fn foreign(path: &Path) -> String {
-    let mut head = [0; 20];
+    let mut head = [0; 4];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut head));
-    if read.is_err() || !head.starts_with(b"\x7fELF") {
+    if read.is_err() || head != *b"\x7fELF" {
         return "is no executable format that this kernel knows; a script needs a first line `#!/bin/sh`"
             .to_owned();
     }
-    let machine = match u16::from_le_bytes([head[18], head[19]]) {
-        3 => "i386",
-        40 => "arm",
-        62 => "x86-64",
-        183 => "arm64",
-        243 => "riscv",
-        21 => "ppc64",
-        22 => "s390x",
-        _ => "another",
-    };
-    format!("is for a machine of type {machine}, and this one is {}", std::env::consts::ARCH)
+    let here = std::env::consts::ARCH;
+    match emulator::architecture_of(path) {
+        Some(architecture) => format!(
+            "is for {architecture}, and this machine is {here}: take a base image for this machine, or build \
+             with `--platform linux/{architecture}`, which has qemu execute it"
+        ),
+        None => format!("is for another architecture than {here}, or damaged"),
+    }
 }
 
 #[cfg(test)]

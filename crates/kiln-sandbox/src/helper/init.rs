@@ -11,6 +11,7 @@ use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus};
 
 use super::root::Prepared;
 use super::stage::Stage;
+use super::supervise::{self, Plan};
 use super::{Report, command, die_with_parent, fail, root};
 use crate::build_namespace::{become_root, has_hung_up};
 use crate::error::{Context as _, Error};
@@ -26,10 +27,11 @@ pub(super) fn run(
     spec: &ExecSpec,
     stage: &Stage,
     probe: bool,
+    supervisor: UnixStream,
 ) -> Infallible {
     await_ids(&go);
     match enter(go, isolation, spec, stage, probe)
-        .and_then(|prepared| supervise(control, spec, prepared, probe))
+        .and_then(|prepared| supervise(control, spec, prepared, probe, &stage.plan, supervisor))
     {
         Ok(()) => sys::exit_now(0),
         Err(error) => fail(control, error),
@@ -81,8 +83,18 @@ fn enter(
     Ok(prepared)
 }
 
-fn supervise(control: &UnixStream, spec: &ExecSpec, prepared: Prepared, probe: bool) -> Result<(), Error> {
-    let Prepared { stubs, proc, lacking } = prepared;
+fn supervise(
+    control: &UnixStream,
+    spec: &ExecSpec,
+    prepared: Prepared,
+    probe: bool,
+    plan: &Plan,
+    supervisor: UnixStream,
+) -> Result<(), Error> {
+    let Prepared { stubs, proc, mut lacking, emulators: _registered } = prepared;
+    if probe {
+        lacking.extend(supervise::try_out(plan)?);
+    }
     let ready = Report::Ready { stubs, proc, lacking };
     if probe {
         return wire::send(control, &ready).step("report");
@@ -92,9 +104,9 @@ fn supervise(control: &UnixStream, spec: &ExecSpec, prepared: Prepared, probe: b
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("create a pipe")?;
     let Some(main) = sys::clone(0).step("fork the command")? else {
         drop(failure_read);
-        sys::in_child(|| command::run(spec, failure_write))
+        sys::in_child(|| command::run(spec, failure_write, plan, supervisor))
     };
-    drop(failure_write);
+    drop((failure_write, supervisor));
     let mut failure = Vec::new();
     std::fs::File::from(failure_read).read_to_end(&mut failure).step("hear from the command")?;
     if let Ok(Some(error)) = wire::receive::<Error>(failure.as_slice()) {

@@ -1,20 +1,25 @@
 //! The re-executed kiln that builds a sandbox: one process each for leaving kiln, preparing mounts, being pid 1 and being the command.
 //!
 //! - *launcher*: a fresh, single-threaded process with the job on its standard input, which is the control socket; waits.
-//! - *stager* (`stage`): the same user in a private mount namespace; opens layers, upper and bind sources, which only it may reach.
+//! - *stager* (`stage`): the same user in a private mount namespace; opens layers, upper and bind sources, which only it may reach;
+//!   then answers the system calls that the kernel cannot (`supervise`).
 //! - *init* (`init`): pid 1 of the sandbox in its own user namespace; mounts the root (`root`), then waits for everybody.
 //! - *command* (`command`): drops what is left of privilege and executes.
 //!
 //! Every one of them dies when the one above it dies, and pid 1 takes the rest along.
 
+mod binfmt;
 pub(crate) mod command;
 pub(crate) mod exec;
 mod init;
 mod overlay;
 mod root;
 mod stage;
+mod supervise;
 mod system;
 pub(crate) mod targets;
+
+pub(crate) use command::KEPT;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;

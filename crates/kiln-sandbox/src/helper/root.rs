@@ -8,10 +8,10 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree};
 
-use super::overlay;
 use super::stage::Stage;
 use super::system;
 use super::targets::{Ground, Targets, file_type};
+use super::{binfmt, overlay};
 use crate::error::{Context as _, Error};
 use crate::isolation::{Isolation, ProcMount};
 use crate::spec::{ExecSpec, MountKind};
@@ -24,6 +24,8 @@ pub(super) struct Prepared {
     pub(super) proc: ProcMount,
     /// What could not be had and is not essential, as phrases.
     pub(super) lacking: Vec<String>,
+    /// Keeps emulators registered while it is open.
+    pub(super) emulators: Option<OwnedFd>,
 }
 
 /// Builds the root on the stage and moves into it.
@@ -52,11 +54,12 @@ pub(super) fn prepare(
         bind(&file, &mut targets, path, false, Some(attributes))?;
     }
     mount_all(spec, stage, &mut targets, &mut memory)?;
+    let emulators = binfmt::register(&spec.emulators)?;
     pivot(targets.root())?;
     if !probe {
         working_directory(&spec.cwd)?;
     }
-    Ok(Prepared { stubs: targets.stubs, proc, lacking: Vec::new() })
+    Ok(Prepared { stubs: targets.stubs, proc, lacking: Vec::new(), emulators })
 }
 
 fn mount_all(

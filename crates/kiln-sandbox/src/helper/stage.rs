@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use super::supervise::{Plan, Supervision};
 use super::{Job, die_with_parent, fail, init, wait_for};
 use crate::answers::{Step, explain};
 use crate::cgroup::Held;
@@ -47,6 +48,8 @@ pub(super) struct Stage {
     pub(super) work: PathBuf,
     /// For each mount of the specification that is an overlay: its layers.
     pub(super) overlays: Vec<std::ops::Range<usize>>,
+    /// What of the command is supervised.
+    pub(super) plan: Plan,
 }
 
 pub(super) fn run(control: &UnixStream, job: Job, launcher: Pid) -> std::convert::Infallible {
@@ -63,7 +66,7 @@ pub(super) fn run(control: &UnixStream, job: Job, launcher: Pid) -> std::convert
         limits::raise_limits(&spec.limits)?;
         let held = spec.cgroup.as_ref().map(Held::make).transpose()?;
         match start_init(control, &isolation, &spec, &stage, held.as_ref(), probe) {
-            Ok(init) => Ok((init, held)),
+            Ok((init, supervisor)) => Ok((init, supervisor, stage, held)),
             Err(error) => {
                 held.into_iter().for_each(Held::remove);
                 Err(error)
@@ -71,7 +74,14 @@ pub(super) fn run(control: &UnixStream, job: Job, launcher: Pid) -> std::convert
         }
     });
     match started {
-        Ok((init, held)) => watch(control, init, held),
+        Ok((init, supervisor, stage, held)) => {
+            let watched = watch(control, init, &isolation, &spec, &stage, supervisor);
+            held.into_iter().for_each(Held::remove);
+            match watched {
+                Ok(()) => sys::exit_now(0),
+                Err(error) => fail(control, error),
+            }
+        }
         Err(error) => fail(control, error),
     }
 }
@@ -87,6 +97,7 @@ fn prepare(isolation: &Isolation, spec: &ExecSpec) -> Result<Stage, Error> {
             ))
             .hint("join RUN instructions, or copy the result of a stage into another"));
     }
+    let plan = Plan::new(isolation, spec)?;
     let mapping = match isolation.ids {
         Ids::Idmapped { base, count } => Some(mapping_namespace(base, count)?),
         _ => None,
@@ -119,7 +130,7 @@ fn prepare(isolation: &Isolation, spec: &ExecSpec) -> Result<Stage, Error> {
     }
     lay_out(&spec.work, &mounts)?;
     give_output(isolation, spec);
-    Ok(Stage { layers, upper: Path::new("u").join(upper), work: Path::new("u").join(work), overlays })
+    Ok(Stage { layers, upper: Path::new("u").join(upper), work: Path::new("u").join(work), overlays, plan })
 }
 
 /// Opens paths of the host as mounts of their own.
@@ -295,7 +306,7 @@ fn attach(tree: BorrowedFd<'_>, name: &str) -> Result<(), Error> {
         .step_at("attach to the stage", name)
 }
 
-/// Creates pid 1 in its namespaces and gives it its ids.
+/// Creates pid 1 in its namespaces and gives it its ids; returns the socket on which the command passes its listener.
 fn start_init(
     control: &UnixStream,
     isolation: &Isolation,
@@ -303,13 +314,14 @@ fn start_init(
     stage: &Stage,
     held: Option<&Held>,
     probe: bool,
-) -> Result<Pid, Error> {
+) -> Result<(Pid, UnixStream), Error> {
+    let (ours, theirs) = UnixStream::pair().step("create a socket")?;
     let (go_read, go_write) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("create a pipe")?;
     let network = if spec.network == Network::None { sys::NEW_NETWORK } else { 0 };
     let Some(init) = sys::clone(sys::NEW_SANDBOX | network).map_err(explain_clone)? else {
-        drop(go_write);
-        sys::in_child(|| init::run(control, go_read, isolation, spec, stage, probe))
+        drop((go_write, ours));
+        sys::in_child(|| init::run(control, go_read, isolation, spec, stage, probe, theirs))
     };
     let extent = match isolation.ids {
         Ids::Idmapped { base, count } => Extent { inside: 0, outside: base, count },
@@ -325,26 +337,61 @@ fn start_init(
     let _ = rustix::io::write(&go_write, b"!");
     // Kept open to the end: its hang-up tells pid 1 of this process's death before PDEATHSIG is armed.
     std::mem::forget(go_write);
-    Ok(init)
+    Ok((init, ours))
 }
 
-/// Waits for pid 1, kills it when kiln hangs up, and removes its groups.
-fn watch(control: &UnixStream, init: Pid, held: Option<Held>) -> ! {
-    if let Ok(pidfd) = rustix::process::pidfd_open(init, PidfdFlags::empty()) {
-        loop {
-            let mut fds = [PollFd::new(&pidfd, PollFlags::IN), PollFd::new(control, PollFlags::RDHUP)];
-            match poll(&mut fds, None) {
-                Err(Errno::INTR) => continue,
-                Err(_) => break,
-                Ok(_) => {}
-            }
-            if fds[0].revents().is_empty() && !fds[1].revents().is_empty() {
-                let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
-            }
-            break;
+/// Waits for pid 1, answers the command's system calls meanwhile, and kills everything when kiln hangs up.
+fn watch(
+    control: &UnixStream,
+    init: Pid,
+    isolation: &Isolation,
+    spec: &ExecSpec,
+    stage: &Stage,
+    supervisor: UnixStream,
+) -> Result<(), Error> {
+    let plan = stage.plan.clone();
+    let mut supervision = Supervision::Awaited(plan, supervisor);
+    let outcome = watch_until_end(control, init, isolation, spec, &mut supervision);
+    wait_for(init);
+    outcome.and_then(|()| supervision.finish(stage, spec))
+}
+
+fn watch_until_end(
+    control: &UnixStream,
+    init: Pid,
+    isolation: &Isolation,
+    spec: &ExecSpec,
+    supervision: &mut Supervision,
+) -> Result<(), Error> {
+    let Ok(pidfd) = rustix::process::pidfd_open(init, PidfdFlags::empty()) else { return Ok(()) };
+    let kill = || {
+        let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+    };
+    loop {
+        let source = supervision.source();
+        let calls = source.unwrap_or(pidfd.as_fd());
+        let mut fds = [
+            PollFd::new(&pidfd, PollFlags::IN),
+            PollFd::new(control, PollFlags::RDHUP),
+            PollFd::from_borrowed_fd(calls, PollFlags::IN),
+        ];
+        match poll(&mut fds, None) {
+            Err(Errno::INTR) => continue,
+            Err(_) => return Ok(()),
+            Ok(_) => {}
+        }
+        let [ended, hung_up, called] = [0, 1, 2].map(|at| fds[at].revents());
+        if !ended.is_empty() {
+            return Ok(());
+        }
+        if !hung_up.is_empty() {
+            kill();
+            return Ok(());
+        }
+        if called.contains(PollFlags::IN) {
+            supervision.advance(isolation, spec).inspect_err(|_| kill())?;
+        } else if !called.is_empty() {
+            supervision.hang_up();
         }
     }
-    wait_for(init);
-    held.into_iter().for_each(Held::remove);
-    sys::exit_now(0)
 }

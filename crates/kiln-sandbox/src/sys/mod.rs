@@ -1,9 +1,10 @@
 //! The system calls that neither std nor rustix offers, each as a safe function on plain types.
 #![expect(unsafe_code, reason = "these calls exist only behind the C interface")]
 
+pub(crate) mod inspect;
 pub(crate) mod landlock;
-#[allow(dead_code, reason = "the supervisors that need it come with the modes that need them")]
 pub(crate) mod notify;
+pub(crate) mod raw;
 mod signals;
 
 use std::convert::Infallible;

@@ -9,10 +9,10 @@ use std::process::Command;
 use kiln_sandbox::rootdir::Kind;
 use kiln_sandbox::{ExecSpec, Exit, Isolation, RootDir, Running, Sandbox, Stdio};
 
-const PROGRAMS: [&str; 27] = [
+const PROGRAMS: [&str; 29] = [
     "sh", "ls", "cat", "id", "chown", "chmod", "mkdir", "rm", "rmdir", "ln", "stat", "sleep", "true",
     "mount", "unshare", "touch", "cp", "env", "readlink", "grep", "mknod", "uname", "test", "kill", "mkfifo",
-    "mv", "setcap",
+    "mv", "setcap", "setpriv", "tar",
 ];
 
 pub(crate) struct Lab {
@@ -28,6 +28,8 @@ pub(crate) struct Outcome {
     pub(crate) output: String,
     pub(crate) stubs: Vec<PathBuf>,
     pub(crate) upper: RootDir,
+    /// The upper directory.
+    pub(crate) dir: PathBuf,
 }
 
 impl Outcome {
@@ -127,7 +129,7 @@ impl Lab {
         output.read_to_string(&mut text).expect("read the output");
         let finished = running.wait().expect("wait");
         let upper = RootDir::open(&spec.upper).expect("open upper");
-        Outcome { exit: finished.exit, output: text, stubs: finished.stubs, upper }
+        Outcome { exit: finished.exit, output: text, stubs: finished.stubs, upper, dir: spec.upper.clone() }
     }
 
     /// Starts a command with both outputs in one pipe.

@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kiln_oci::layer::Compression;
 use kiln_remote::Client;
-use kiln_sandbox::{CgroupPlan, Mode, Requested, Wish};
+use kiln_sandbox::{CgroupPlan, Execution, Mode, Requested, Wish};
 
 use super::{DEFAULT_EPOCH, EngineConfig};
 use crate::address;
@@ -18,7 +18,7 @@ use crate::fetch;
 use crate::frontend::dockerfile::{
     EpochSource, Lowered, Pin, Pins, Source, checks, epoch_source, lower, notices,
 };
-use crate::graph::{Op, Plan};
+use crate::graph::{ExecOp, Op, Plan, Vertex};
 use crate::history::{PinRecord, Recorder};
 use crate::pin;
 use crate::progress::{Event, Phase, Sink};
@@ -78,8 +78,10 @@ pub(crate) fn engine(
         hosts: config.hosts.clone(),
         run: request.run.clone(),
         cgroup: OnceLock::new(),
+        emulators: Mutex::default(),
         grants: crate::mounts::read_grants(request)?,
         lost: Mutex::default(),
+        roots: crate::engine::WorkingRoots::default(),
     })
 }
 
@@ -209,21 +211,59 @@ pub(super) fn prove(engine: &Engine, config: &EngineConfig, request: &BuildReque
     let isolation = kiln_sandbox::choose(wish(request), &config.namespace, &config.store);
     let isolation = isolation.map_err(impossible)?;
     if isolation.ensure_runnable().is_ok() {
-        limit(engine, &request.run)?;
+        limit(engine, &request.run, isolation.mode)?;
     }
     engine.proven.get_or_init(|| isolation);
     Ok(())
 }
 
 /// Finds out whether commands can be given the limits that were asked for.
-fn limit(engine: &Engine, options: &RunOptions) -> Result<()> {
+fn limit(engine: &Engine, options: &RunOptions, mode: Mode) -> Result<()> {
     let impossible = |error| sandbox_error("the limits for RUN cannot be enforced here", error);
     kiln_sandbox::check_limits(&options.ulimits).map_err(impossible)?;
-    let plan = CgroupPlan::new(&options.resources).map_err(impossible)?;
+    let plan = CgroupPlan::new(&options.resources, mode).map_err(impossible)?;
     if let Some(plan) = &plan {
         plan.prove().map_err(impossible)?;
     }
     engine.cgroup.get_or_init(|| plan);
+    Ok(())
+}
+
+/// Finds emulators for commands of other architectures, and proves that they can be had, before the first step runs.
+pub(super) fn emulate<'a>(
+    engine: &Engine,
+    config: &EngineConfig,
+    commands: impl Iterator<Item = (&'a Vertex, &'a ExecOp)>,
+) -> Result<()> {
+    for (vertex, op) in commands {
+        let platform = &op.platform;
+        let wrap = |error| {
+            let error = sandbox_error(format!("RUN cannot be done for {platform} here"), error);
+            error.at(vertex.meta.place.clone())
+        };
+        if platform.os != "linux" {
+            let error =
+                Error::input(format!("RUN cannot be done for {platform}: kiln runs Linux programs only"));
+            return Err(error.at(vertex.meta.place.clone()));
+        }
+        let architecture = &platform.architecture;
+        if engine.emulator(architecture).is_some() {
+            continue;
+        }
+        let Execution::Emulated(emulator) =
+            kiln_sandbox::execution(architecture, &config.programs).map_err(wrap)?
+        else {
+            continue;
+        };
+        let proved =
+            kiln_sandbox::prove_emulators(engine.isolation(), &config.store, std::slice::from_ref(&emulator));
+        proved.map_err(wrap)?;
+        let text =
+            format!("RUN for {platform} is emulated by `{}`, many times slower", emulator.program.display());
+        engine.sink.event(Event::Note { text });
+        let mut emulators = engine.emulators.lock().unwrap_or_else(PoisonError::into_inner);
+        emulators.insert(architecture.clone(), emulator);
+    }
     Ok(())
 }
 

@@ -37,7 +37,7 @@ pub(super) fn open(
             if !archive {
                 return dockerfile_alone(whole, name, time, request, stdin);
             }
-            let dir = unpack(store, whole, &name)?;
+            let dir = unpack(store, whole, &name, request.limits.layer_size)?;
             let time = time.or_else(|| newest(&dir));
             (dir, name, time, false)
         }

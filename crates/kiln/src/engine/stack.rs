@@ -21,7 +21,7 @@ use kiln_oci::Hasher;
 use super::Engine;
 use crate::error::{Error, Result};
 use crate::rootfs::Layer;
-use crate::snapshot::{Error as SnapshotError, LINK, merge, write_owners};
+use crate::snapshot::{Error as SnapshotError, LINK, has_records, merge, write_owners};
 
 /// Layers that are merged into one directory.
 ///
@@ -82,7 +82,7 @@ impl Engine {
             Err(SnapshotError::File { action: LINK, .. }) => return Ok(None),
             Err(e) => return Err(Error::from(e).within(format!("cannot merge {} layers", group.len()))),
         };
-        write_owners(&pending.fs(), &owners)?;
+        write_owners(&pending.fs(), &owners, group.iter().any(|layer| has_records(layer)))?;
         self.cancel.check()?;
         pending.commit(self.scheme(), &name).map(Some)
     }

@@ -57,7 +57,7 @@ impl Unpacked {
             }
         })?;
         Packed::open(&selected.from, &selected.path, proof.as_mut())?.verify()?;
-        snapshot::write_owners(&directory.fs(), &unpacked.owners)?;
+        snapshot::write_owners(&directory.fs(), &unpacked.owners, unpacked.recorded > 0)?;
         engine.cancel.check()?;
         let tree = SourceTree {
             tree: Arc::new(ViewTree::new(vec![directory.fs()], engine.ids())?),

@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use kiln_oci::layer::Kind;
+use kiln_sandbox::Mode;
 
 use super::{Open, Seeds, bind};
 use crate::engine::Engine;
@@ -96,7 +97,12 @@ fn claim(
         }
         engine.cancel.check()
     };
-    let claim = engine.store.claim(engine.scheme(), identity, asked.sharing, &mut wait)?;
+    // Where nothing can be mounted, a cache is moved to where the command wants it, and one command at a time has it.
+    let sharing = match (engine.isolation().mode, asked.sharing) {
+        (Mode::Chroot, Sharing::Shared) => Sharing::Locked,
+        (_, sharing) => sharing,
+    };
+    let claim = engine.store.claim(engine.scheme(), identity, sharing, &mut wait)?;
     let dir = claim.fs(&engine.store, |dir| make(engine, asked, open, dir))?;
     Ok((dir, claim))
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use kiln_oci::layer::{Entry, EntryPath, Kind, Timestamp};
-use rustix::fs::{self, AtFlags, FileType, Stat};
+use rustix::fs::{self, AtFlags, FileType, Mode, Stat};
 use rustix::io::Errno;
 
 use super::error::{Error, Result, Trying as _};
@@ -53,8 +53,24 @@ pub(super) fn file_type(stat: &Stat) -> FileType {
 }
 
 /// Tells whether this hides a name of the layers below.
+///
+/// A socket does, too: no layer can have one, so where a command made one there is nothing, and [`make_whiteout`] can.
 pub(super) fn is_whiteout(stat: &Stat) -> bool {
-    file_type(stat) == FileType::CharacterDevice && stat.st_rdev == 0
+    match file_type(stat) {
+        FileType::CharacterDevice => stat.st_rdev == 0,
+        kind => kind == FileType::Socket,
+    }
+}
+
+/// Makes `name` hide what the layers below have there.
+///
+/// A file system that is itself an overlay refuses the device that would mark a removal in it. Layers on such a one are
+/// never mounted, and a socket can be made everywhere.
+pub(super) fn make_whiteout(dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<()> {
+    match fs::mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0) {
+        Err(Errno::PERM) => fs::mknodat(dir, name, FileType::Socket, Mode::empty(), 0),
+        made => made,
+    }
 }
 
 /// Tells whether the directory hides what the layers below have in it.
@@ -129,8 +145,20 @@ pub(super) fn is_private(key: &str) -> bool {
 
 /// Returns all extended attributes of what is at `path`, without following a link there.
 pub(super) fn xattrs(path: &Path) -> rustix::io::Result<BTreeMap<String, Vec<u8>>> {
+    all_xattrs(|buffer| fs::llistxattr(path, buffer), |name, buffer| fs::lgetxattr(path, name, buffer))
+}
+
+/// Returns all extended attributes of an open file.
+pub(super) fn xattrs_of(file: BorrowedFd<'_>) -> rustix::io::Result<BTreeMap<String, Vec<u8>>> {
+    all_xattrs(|buffer| fs::flistxattr(file, buffer), |name, buffer| fs::fgetxattr(file, name, buffer))
+}
+
+fn all_xattrs(
+    list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+    get: impl Fn(&str, &mut [u8]) -> rustix::io::Result<usize>,
+) -> rustix::io::Result<BTreeMap<String, Vec<u8>>> {
     let mut out = BTreeMap::new();
-    let names = match read_growing(|buffer| fs::llistxattr(path, buffer)) {
+    let names = match read_growing(list) {
         Ok(names) => names,
         Err(Errno::OPNOTSUPP) => return Ok(out),
         Err(e) => return Err(e),
@@ -142,7 +170,7 @@ pub(super) fn xattrs(path: &Path) -> rustix::io::Result<BTreeMap<String, Vec<u8>
         if name == "security.selinux" {
             continue;
         }
-        match read_growing(|buffer| fs::lgetxattr(path, name, buffer)) {
+        match read_growing(|buffer| get(name, buffer)) {
             Ok(value) => {
                 out.insert(name.to_owned(), value);
             }
@@ -153,7 +181,7 @@ pub(super) fn xattrs(path: &Path) -> rustix::io::Result<BTreeMap<String, Vec<u8>
     Ok(out)
 }
 
-fn read_growing(mut read: impl FnMut(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
+fn read_growing(read: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
     let mut small = [0; 256];
     match read(&mut small) {
         Ok(size) => return Ok(small.get(..size).unwrap_or_default().to_vec()),

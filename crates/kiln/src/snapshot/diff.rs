@@ -23,10 +23,10 @@ use std::path::{Path, PathBuf};
 use kiln_oci::layer::{Entry, EntryPath, Kind, LayerWriter, Timestamp};
 use rustix::fs::{self, CWD, Mode, OFlags, Stat};
 
-use super::Ids;
 use super::attributes::{self, Identity, is_opaque, is_whiteout};
 use super::error::{Result, Trying as _};
 use super::view::View;
+use super::{Ids, Owner, read_owners};
 
 /// What happens to modification times of entries that come into the layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,7 +58,7 @@ pub struct Change {
 ///
 /// `stubs` are paths in `upper` that exist only because something was mounted there: an empty file or
 /// directory at such a path is left out, unless the layers below have it too. `ids` translates the owners on
-/// disk. Nobody may write to the directories meanwhile.
+/// disk, and what is written beside `upper` is the owner of what can show none. Nobody may write to the directories meanwhile.
 ///
 /// # Errors
 /// When a directory cannot be opened. What happens later shows in the items.
@@ -74,6 +74,7 @@ pub fn diff<'a>(
     let stubs = stubs.iter().filter_map(|p| EntryPath::rooted(p.as_os_str().as_bytes()).ok()).collect();
     Ok(Changes {
         lower: View::new(lowers.to_vec())?,
+        owners: read_owners(upper)?,
         ids,
         stubs,
         options,
@@ -103,6 +104,8 @@ const DIRECTORY: OFlags =
 /// The changes of a step: an iterator that walks as it is asked.
 pub struct Changes<'a> {
     lower: View,
+    /// Owners that the upper directory itself cannot show.
+    owners: BTreeMap<EntryPath, Owner>,
     ids: &'a dyn Ids,
     stubs: BTreeSet<EntryPath>,
     options: Options,
@@ -141,9 +144,12 @@ impl Changes<'_> {
             return Ok(true);
         }
         let name = Path::new(OsStr::from_bytes(&found.name));
-        let Some(entry) = attributes::entry(level.fd.as_fd(), name, path, &found.stat, self.ids)? else {
+        let Some(mut entry) = attributes::entry(level.fd.as_fd(), name, path, &found.stat, self.ids)? else {
             return Ok(true);
         };
+        if let Some(owner) = self.owners.get(&entry.path) {
+            (entry.uid, entry.gid) = (owner.uid, owner.gid);
+        }
         if entry.kind == Kind::Directory {
             self.directory(&found, entry)?;
         } else {

@@ -60,6 +60,12 @@ impl From<Error> for engine::Error {
     fn from(error: Error) -> Self {
         use engine::ErrorKind;
         let kind = match &error {
+            // Names that no file system of this machine takes, and links to directories: the layer is at fault.
+            Error::File { source, .. }
+                if matches!(source.kind(), io::ErrorKind::InvalidFilename | io::ErrorKind::IsADirectory) =>
+            {
+                ErrorKind::Input
+            }
             Error::File { .. } | Error::Owner { .. } => ErrorKind::Environment,
             _ => ErrorKind::Input,
         };

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! tar                        directory
-//! .wh.NAME                   NAME, a character device 0:0
+//! .wh.NAME                   NAME, a character device 0:0; where that cannot be made, a socket
 //! .wh..wh..opq in DIR        DIR with user.overlay.opaque = "y"
 //! owner that ids cannot show user.kiln.owner  = "UID:GID"        files and directories
 //!                            the file `owners` beside            links, pipes, devices
@@ -16,12 +16,16 @@
 //! a layer, or trusts a name. Extended attributes `user.overlay.*`, `trusted.overlay.*` and `user.kiln.*`
 //! belong to this room: they never come from a layer and never go into one.
 
+mod apply;
 mod attributes;
+mod copy;
 mod diff;
 mod error;
 mod ids;
+mod index;
 mod merge;
 mod owners;
+mod record;
 mod stubs;
 mod tree;
 mod unpack;
@@ -31,12 +35,14 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+pub use apply::{Top, apply, copy_into};
 pub use attributes::Identity;
 pub use diff::{Change, Changes, ClampMtime, Options, diff, pack};
 pub use error::{Error, Result};
 pub use ids::{IdRange, IdRanges, Ids, OneId, Owner, SameIds};
 pub use merge::{LINK, merge};
-pub use owners::{read_owners, write_owners};
+pub use owners::{has_records, read_owners, write_owners};
+pub use record::{record, take_index};
 pub use stubs::remove_stubs;
 pub use unpack::{Unpacked, unpack};
 pub use view::{FileType, Follow, Node, Resolved, View};

@@ -2,7 +2,8 @@
 //!
 //! A user with one id cannot give a symbolic link or a pipe away, and these take no attributes. Without the file a
 //! COPY out of such a layer would give another layer than the same COPY of root. One record for each:
-//! `UID:GID PATH`, ended by a zero byte.
+//! `UID:GID PATH`, ended by a zero byte. A file without records says that owners are recorded in attributes of the layer:
+//! a sandbox need not look for them where there is none.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,12 +24,12 @@ fn failed(action: &'static str, path: &Path, source: io::Error) -> Error {
     Error::File { action, path: path.to_owned(), source }
 }
 
-/// Writes the owners of the layer directory `layer`; nothing if there are none.
+/// Writes the owners of the layer directory `layer`; nothing if there are none and none is `recorded` in attributes.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write_owners(layer: &Path, owners: &BTreeMap<EntryPath, Owner>) -> Result<()> {
-    if owners.is_empty() {
+pub fn write_owners(layer: &Path, owners: &BTreeMap<EntryPath, Owner>, recorded: bool) -> Result<()> {
+    if owners.is_empty() && !recorded {
         return Ok(());
     }
     let mut bytes = Vec::new();
@@ -40,6 +41,12 @@ pub fn write_owners(layer: &Path, owners: &BTreeMap<EntryPath, Owner>) -> Result
     }
     let path = beside(layer);
     fs::write(&path, bytes).map_err(|e| failed("write", &path, e))
+}
+
+/// Tells whether owners of the layer directory `layer` are recorded, beside it or in attributes.
+#[must_use]
+pub fn has_records(layer: &Path) -> bool {
+    beside(layer).exists()
 }
 
 /// Reads the owners of the layer directory `layer`.
@@ -77,7 +84,11 @@ mod tests {
         let path = |name: &[u8]| EntryPath::new(name).unwrap();
         let owners =
             BTreeMap::from([(path(b"a b/c"), owner(33, 50)), (path(b"\xff\n"), owner(0, u32::MAX - 1))]);
-        write_owners(&layer, &owners).unwrap();
+        write_owners(&layer, &BTreeMap::new(), false).unwrap();
+        assert!(!has_records(&layer));
+        write_owners(&layer, &BTreeMap::new(), true).unwrap();
+        assert!(has_records(&layer) && read_owners(&layer).unwrap().is_empty());
+        write_owners(&layer, &owners, false).unwrap();
         assert_eq!(read_owners(&layer).unwrap(), owners);
         fs::write(dir.join("owners"), "nonsense\0").unwrap();
         assert!(read_owners(&layer).is_err());

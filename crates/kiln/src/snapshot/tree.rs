@@ -55,7 +55,8 @@ impl Tree {
 
     /// Returns the real path of the current directory.
     pub(super) fn current_path(&self) -> EntryPath {
-        self.stack.iter().fold(EntryPath::root(), |path, (name, _)| path.join(name))
+        let names: Vec<&[u8]> = self.stack.iter().map(|(name, _)| name.as_slice()).collect();
+        EntryPath::root().join(&names.join(&b'/'))
     }
 
     /// Makes `path` the current directory, following links inside the layer; `None` when it is missing.

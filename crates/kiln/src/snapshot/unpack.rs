@@ -30,6 +30,8 @@ pub struct Unpacked {
     pub implied: Vec<EntryPath>,
     /// Owners of links, pipes and sockets that neither the disk nor an attribute can show.
     pub owners: BTreeMap<EntryPath, Owner>,
+    /// Owners that are recorded in an attribute.
+    pub recorded: u64,
     /// Extended attributes that the file system or the kernel refused.
     pub skipped_xattrs: u64,
     /// Devices that stand as empty files with a record, because this process must not create them.
@@ -57,6 +59,7 @@ pub fn unpack<R: Read>(mut reader: LayerReader<R>, dir: &Path, ids: &dyn Ids) ->
         bytes: unpacker.bytes,
         implied: unpacker.tree.implied,
         owners: unpacker.owners,
+        recorded: unpacker.recorded,
         skipped_xattrs: unpacker.skipped_xattrs,
         placeholders: unpacker.placeholders,
     })
@@ -78,6 +81,7 @@ struct Unpacker<'a> {
     settle: BTreeMap<EntryPath, Settle>,
     whiteouts: BTreeSet<EntryPath>,
     owners: BTreeMap<EntryPath, Owner>,
+    recorded: u64,
     bytes: u64,
     skipped_xattrs: u64,
     placeholders: u64,
@@ -104,6 +108,7 @@ impl<'a> Unpacker<'a> {
             settle: BTreeMap::new(),
             whiteouts: BTreeSet::new(),
             owners: BTreeMap::new(),
+            recorded: 0,
             bytes: 0,
             skipped_xattrs: 0,
             placeholders: 0,
@@ -317,6 +322,11 @@ impl<'a> Unpacker<'a> {
             attributes::format_device(kind == FileType::BlockDevice, fs::major(device), fs::minor(device));
         fs::fsetxattr(&fd, DEVICE, record.as_bytes(), XattrFlags::empty())
             .trying("record the device", path)?;
+        // Always, so that one look at a file tells whether it is what it seems.
+        let owner = attributes::format_owner(Owner { uid: entry.uid, gid: entry.gid });
+        fs::fsetxattr(&fd, OWNER, owner.as_bytes(), XattrFlags::empty())
+            .trying("record the owner of", path)?;
+        self.recorded += 1;
         self.placeholders += 1;
         self.dress_file(&fd, path, entry)
     }
@@ -350,20 +360,25 @@ impl<'a> Unpacker<'a> {
             .trying("change the times of", path)
     }
 
-    /// Changes the owner where it differs from what creation gave; returns the owner that must be recorded.
+    /// Changes the owner where it differs from what creation gave; returns the owner that must be recorded. Such a file
+    /// goes to the image's root, since to a command it must not belong to nobody.
     fn chown(
         &self,
         entry: &Entry,
-        change: impl FnOnce(Owner) -> rustix::io::Result<()>,
+        change: impl Fn(Owner) -> rustix::io::Result<()>,
     ) -> rustix::io::Result<Option<Owner>> {
         let owner = Owner { uid: entry.uid, gid: entry.gid };
-        let Some(disk) = self.ids.to_disk(owner) else { return Ok(Some(owner)) };
+        let to_root = || match self.ids.to_disk(Owner::default()) {
+            Some(root) if root != self.created => change(root),
+            _ => Ok(()),
+        };
+        let Some(disk) = self.ids.to_disk(owner) else { return to_root().map(|()| Some(owner)) };
         if disk == self.created {
             return Ok(None);
         }
         match change(disk) {
             // The map promised more than the kernel allows, as it does for ids outside of a user namespace.
-            Err(Errno::INVAL) => Ok(Some(owner)),
+            Err(Errno::INVAL) => to_root().map(|()| Some(owner)),
             done => done.map(|()| None),
         }
     }
@@ -388,7 +403,10 @@ impl<'a> Unpacker<'a> {
             }
         }
         match record {
-            Some(owner) => set(OWNER, attributes::format_owner(owner).as_bytes()),
+            Some(owner) => {
+                self.recorded += 1;
+                set(OWNER, attributes::format_owner(owner).as_bytes())
+            }
             None => Ok(()),
         }
     }
@@ -405,8 +423,7 @@ impl<'a> Unpacker<'a> {
             Some(_) => return Ok(()),
             None => {}
         }
-        fs::mknodat(dir, path.name(), FileType::CharacterDevice, Mode::empty(), 0)
-            .trying("record the removal of", path)?;
+        attributes::make_whiteout(dir, path.name()).trying("record the removal of", path)?;
         self.whiteouts.insert(real);
         Ok(())
     }

@@ -223,17 +223,17 @@ impl View {
     /// # Errors
     /// When they cannot be read.
     pub fn entry(&self, node: &Node) -> Result<Option<Entry>> {
-        let mut entry = self.entry_with(node, &*self.ids)?;
+        self.entry_with(node, &*self.ids)
+    }
+
+    pub(super) fn entry_with(&self, node: &Node, ids: &dyn Ids) -> Result<Option<Entry>> {
+        let dir = self.fd(node.layer)?;
+        let mut entry = attributes::entry(dir, relative(&node.path), node.path.clone(), &node.stat, ids)?;
         let recorded = self.layers.get(node.layer).and_then(|layer| layer.owners.get(&node.path));
         if let (Some(entry), Some(owner)) = (&mut entry, recorded) {
             (entry.uid, entry.gid) = (owner.uid, owner.gid);
         }
         Ok(entry)
-    }
-
-    pub(super) fn entry_with(&self, node: &Node, ids: &dyn Ids) -> Result<Option<Entry>> {
-        let dir = self.fd(node.layer)?;
-        attributes::entry(dir, relative(&node.path), node.path.clone(), &node.stat, ids)
     }
 
     /// Tells whether there is no layer, so that not even the root exists.
@@ -286,7 +286,7 @@ impl View {
                 continue;
             }
             let visible = match entry.file_type() {
-                FileType::CharacterDevice | FileType::Unknown => {
+                FileType::CharacterDevice | FileType::Socket | FileType::Unknown => {
                     let stat = fs::statat(&fd, entry.file_name(), fs::AtFlags::SYMLINK_NOFOLLOW)?;
                     !is_whiteout(&stat)
                 }

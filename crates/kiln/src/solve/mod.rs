@@ -28,7 +28,7 @@ use crate::context::Context;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::files::{ContextTree, SourceTree};
-use crate::graph::{CopyAction, CopyFrom, Op, Plan, Vertex, VertexId};
+use crate::graph::{CopyAction, CopyFrom, ExecOp, Op, Plan, Vertex, VertexId};
 use crate::key::{Earlier, Key, Part};
 use crate::progress::Event;
 use crate::rootfs::{Layer, Packed, Rootfs};
@@ -291,11 +291,13 @@ impl Prepared<'_> {
         })
     }
 
-    /// Returns the first command that has to be run.
-    pub(crate) fn first_command(&self) -> Option<&Vertex> {
-        let runs =
-            |id: &&VertexId| self.hit(**id).is_none() && matches!(self.plan.vertices[**id].op, Op::Exec(_));
-        self.needed.iter().find(runs).map(|id| &self.plan.vertices[*id])
+    /// Returns the commands that have to be run.
+    pub(crate) fn commands(&self) -> impl Iterator<Item = (&Vertex, &ExecOp)> {
+        let missed = self.needed.iter().filter(|id| self.hit(**id).is_none());
+        missed.map(|id| &self.plan.vertices[*id]).filter_map(|vertex| match &vertex.op {
+            Op::Exec(op) => Some((vertex, op.as_ref())),
+            Op::Image(_) | Op::Scratch | Op::File(_) => None,
+        })
     }
 
     /// Runs what has to be run; `publish` is told of every layer as soon as it is being packed.

@@ -1,8 +1,8 @@
 //! One step: taken from the cache, or done.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -15,8 +15,9 @@ use super::Prepared;
 use super::packer::{Inputs, Packer, by_content};
 use super::schedule::Shared;
 use crate::cache::{Answer, Found};
-use crate::engine::Engine;
+use crate::engine::{Engine, WorkingRoot};
 use crate::error::{Error, Result};
+use crate::exec::Ran;
 use crate::files::{Assumptions, Destination, LayerIndex, LayerIndexes, Plan as FilePlan, ViewTree, emit};
 use crate::graph::{BaseImage, ExecOp, FileOp, Onto, Op, VertexId};
 use crate::key::Key;
@@ -223,11 +224,15 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
         let tree = ViewTree::new(lower.clone(), engine.ids())?;
         let mounted = self.prepared.mounts(&exec.mounts, states)?;
         let pending = engine.store.begin_snapshot()?;
-        let stubs = crate::exec::run(engine, exec, self.number, lower.clone(), &tree, &pending, mounted)?;
+        let Ran { stubs, root } =
+            crate::exec::run(engine, exec, self.number, lower.clone(), &tree, &pending, mounted)?;
         remove_stubs(&pending.fs(), &stubs)?;
         self.event(Event::Finished { id: self.number, took: self.started.elapsed() });
         let name = self.snapshot_name(&pending);
         let upper = pending.commit(engine.scheme(), &name)?;
+        if let Some(root) = root {
+            self.pass_on(root, &upper, &lower);
+        }
         let layer = Arc::new(Layer::packing(Some(upper.clone())));
         let writer = self.start_packing(&layer)?;
         let packing = Arc::clone(&layer);
@@ -243,6 +248,23 @@ impl<'scope, 'env: 'scope> Step<'scope, 'env> {
             });
         });
         self.on_top(parent, layer)
+    }
+
+    /// Keeps the root of a command for the next one on top of its layer, if there is one.
+    fn pass_on(&self, root: WorkingRoot, upper: &Path, lower: &[PathBuf]) {
+        // A vertex comes after those that it builds on.
+        let mut on_top = BTreeSet::from([self.id]);
+        for (id, vertex) in self.prepared.plan.vertices.iter().enumerate().skip(self.id + 1) {
+            if vertex.parent.is_some_and(|parent| on_top.contains(&parent)) {
+                if matches!(vertex.op, Op::Exec(_)) {
+                    let layers = std::iter::once(upper.to_owned()).chain(lower.iter().cloned());
+                    return self.engine().keep_root(root, layers.collect());
+                }
+                on_top.insert(id);
+            }
+        }
+        // Deleting takes its time, and the step is done.
+        self.scope.spawn(move || drop(root));
     }
 
     /// Names are unique for ever: a step that runs again must not replace what another build looks into.

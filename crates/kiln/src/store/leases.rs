@@ -185,7 +185,8 @@ fn is_dead(lock: &Path) -> bool {
     File::open(lock).is_ok_and(|file| file.try_lock().is_ok())
 }
 
-fn dead(parent: &Path) -> Result<Vec<PathBuf>> {
+/// Returns the lock files of processes that are gone.
+pub(super) fn dead(parent: &Path) -> Result<Vec<PathBuf>> {
     Ok(locks(parent)?.into_iter().filter(|lock| is_dead(lock)).collect())
 }
 

@@ -37,6 +37,7 @@
 mod blobs;
 mod cache_mounts;
 mod contexts;
+mod fsck;
 mod growing;
 mod images;
 mod leases;
@@ -56,6 +57,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use blobs::BlobReader;
 pub use cache_mounts::{CacheIdentity, Claim, Sharing, StoredCache};
 pub(crate) use contexts::{ContextIndex, Evidence, Known, Stamp, Visit, system_clock};
+pub use fsck::{Checked, Fault, FaultKind, Fsck, Repair, State};
 pub use growing::{BlobWriter, Growing, GrowingReader};
 pub(crate) use images::REF_NAME;
 pub use images::StoredImage;
@@ -70,6 +72,10 @@ use crate::error::{Error, FileContext as _, Result};
 
 /// Version of the layout above; a store of another version is refused, never guessed at.
 const FORMAT: &str = "kiln store 2\n";
+
+/// Folders with files as images have them. Among them are programs that run as their owner, and under root that is the
+/// machine's root, devices, and files that everybody may write to: nobody else may come near them.
+const PRIVATE: [&str; 4] = ["snapshots", "git", "cache-mounts", "tmp"];
 
 /// kiln's store on this machine; cheap to clone.
 #[derive(Debug, Clone)]
@@ -91,13 +97,15 @@ impl Store {
     /// # Errors
     /// When the directory cannot be written, or holds a store of another version.
     pub fn open(root: &Path) -> Result<Self> {
-        for folder in
-            ["blobs/sha256", "snapshots", "records", "inputs", "http", "git", "contexts", "locks", "tmp"]
-        {
+        let elsewhere =
+            |e: Error| e.hint("name another directory with `--store DIR` or the variable KILN_STORE");
+        for folder in ["blobs/sha256", "records", "inputs", "http", "contexts", "locks"] {
             let path = root.join(folder);
-            fs::create_dir_all(&path).on("create", &path).map_err(|e| {
-                e.hint("name another directory with `--store DIR` or the variable KILN_STORE")
-            })?;
+            fs::create_dir_all(&path).on("create", &path).map_err(elsewhere)?;
+        }
+        for folder in PRIVATE {
+            let path = root.join(folder);
+            fs::create_dir_all(&path).and_then(|()| close(&path)).on("create", &path).map_err(elsewhere)?;
         }
         let format = root.join("format");
         match fs::read_to_string(&format) {
@@ -218,6 +226,20 @@ fn touch(path: &Path) {
     // Both times, and both the present one, is what somebody may set who may write and is not the owner.
     let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
     let _ = utimensat(CWD, path, &Timestamps { last_access: now, last_modification: now }, AtFlags::empty());
+}
+
+/// Lets nobody but its owner into a directory.
+fn close(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = fs::metadata(dir)?.permissions().mode();
+    match mode & 0o077 {
+        0 => Ok(()),
+        _ => match fs::set_permissions(dir, fs::Permissions::from_mode(mode & 0o7700)) {
+            // Somebody else's: whoever it belongs to closes it.
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+            done => done,
+        },
+    }
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {

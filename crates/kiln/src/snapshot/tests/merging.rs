@@ -7,7 +7,7 @@ fn shortened(scratch: &Scratch, layers: &[PathBuf], from: usize, to: usize) -> V
     let dir = scratch.dir(&format!("merged-{from}-{to}")).join("fs");
     std::fs::create_dir(&dir).unwrap();
     let owners = merge(&layers[from..to], &dir).unwrap();
-    write_owners(&dir, &owners).unwrap();
+    write_owners(&dir, &owners, false).unwrap();
     [&layers[..from], &[dir], &layers[to..]].concat()
 }
 
@@ -42,7 +42,7 @@ fn random_stacks_show_the_same_when_runs_of_them_are_merged() {
             let dir = scratch.dir(&format!("step-{number}")).join("fs");
             std::fs::create_dir(&dir).unwrap();
             let unpacked = unpack_into(&dir, &trees::step(&mut random, &layers), &*ids()).unwrap();
-            write_owners(&dir, &unpacked.owners).unwrap();
+            write_owners(&dir, &unpacked.owners, false).unwrap();
             layers.insert(0, dir);
         }
         check(&scratch, &layers, seed);
@@ -87,7 +87,7 @@ fn owners_that_the_disk_cannot_show_are_kept() {
         let dir = scratch.dir(&format!("single-{number}")).join("fs");
         std::fs::create_dir(&dir).unwrap();
         let unpacked = unpack_into(&dir, content, &one_id()).unwrap();
-        write_owners(&dir, &unpacked.owners).unwrap();
+        write_owners(&dir, &unpacked.owners, false).unwrap();
         layers.insert(0, dir);
     }
     let short = shortened(&scratch, &layers, 0, 2);

@@ -1,5 +1,6 @@
 //! Layers on disk, against what the kernel makes of them where it lets us.
 
+mod changes;
 mod diffing;
 mod merging;
 mod overlay;

@@ -49,6 +49,18 @@ const SETTLE: i64 = 2;
 /// New entries of so many walks are merged at once: each is an open file.
 const MAX_RUNS: usize = 16;
 
+/// Returns what is wrong with the file of an index. A build takes such a file, or such a part of it, for unknown.
+pub(super) fn damage(file: File) -> Option<String> {
+    let Some(index) = Index::read(file) else { return Some("it is no stat index, or a torn one".to_owned()) };
+    let mut block = Vec::new();
+    let torn = |n: &usize| {
+        index.load(*n, &mut block);
+        block.is_empty()
+    };
+    let number = (0..index.blocks()).find(torn)?;
+    Some(format!("block {} of {} is damaged", number + 1, index.blocks()))
+}
+
 /// Tells the time of this machine.
 pub(crate) type Clock = fn() -> Time;
 
