@@ -110,6 +110,9 @@ pub enum DocumentError {
 /// take, and no honest image is near it.
 pub const MAX_LAYERS: usize = 10_000;
 
+/// What Docker's manifests were before they carried digests.
+const SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+json";
+
 impl Document {
     /// Parses `bytes`, which the transport said to be of type `said` (when it said anything).
     ///
@@ -123,6 +126,10 @@ impl Document {
         let value: Value = serde_json::from_slice(&bytes).map_err(json)?;
         let written = value.get("mediaType").and_then(Value::as_str).map(MediaType::new);
         let has = |key: &str| value.get(key).is_some();
+        // It has no media type of its own, and servers do not always send one.
+        if value.get("schemaVersion").and_then(Value::as_u64) == Some(1) && written.is_none() {
+            return Err(DocumentError::MediaType(MediaType::new(SCHEMA_1)));
+        }
         if has("manifests") && (has("layers") || has("config")) {
             return Err(DocumentError::Both);
         }

@@ -21,6 +21,7 @@ mod client;
 mod credentials;
 mod error;
 mod hosts;
+pub mod proxy;
 mod secret;
 pub mod server;
 

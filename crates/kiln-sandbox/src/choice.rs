@@ -11,7 +11,7 @@ use crate::helper::{self, Job, Report};
 use crate::isolation::{Better, Ids, Isolation, Mode, ProcMount, Requested, Wish};
 use crate::remove::remove_tree;
 use crate::running::Stdio;
-use crate::spec::ExecSpec;
+use crate::spec::{ExecSpec, Network};
 use crate::{landlock, wire};
 
 /// First host id of a command's ids under real root; above every range that distributions hand out to users.
@@ -183,8 +183,7 @@ fn prove(candidate: &Isolation, wish: Wish, store_dir: &Path) -> Result<Isolatio
     let (proc, lacking) = in_a_probe(store_dir, |spec| try_out(candidate, spec))?;
     isolation.proc = proc;
     isolation.lacking.extend(lacking);
-    // Where there is one id, set-user-ID programs are emulated like their users.
-    if isolation.mode == Mode::Userns && rustix::thread::no_new_privs().unwrap_or(false) {
+    if rustix::thread::no_new_privs().unwrap_or(false) {
         isolation.lacking.push("setuid programs (no_new_privs is set around kiln)".to_owned());
     }
     if !landlock::has_scopes() {
@@ -196,6 +195,27 @@ fn prove(candidate: &Isolation, wish: Wish, store_dir: &Path) -> Result<Isolatio
         isolation.lacking.push("a /proc of its own (the surrounding one is masked)".to_owned());
     }
     Ok(isolation)
+}
+
+/// Tries whether commands of this isolation can be given a network other than that of kiln, in a sandbox without a command.
+///
+/// # Errors
+/// When there can be no network namespace, with the reason.
+pub fn prove_network(isolation: &Isolation, store_dir: &Path, network: Network) -> Result<(), Error> {
+    match (isolation.mode, network) {
+        (_, Network::Host) | (Mode::Chroot, Network::None) => Ok(()),
+        (Mode::Userns | Mode::UsernsSingle, _) => in_a_probe(store_dir, |mut spec| {
+            spec.network = network;
+            try_out(isolation, spec)
+        })
+        .map(drop),
+        (Mode::Chroot | Mode::None, _) => Err(Error::new("keep the command off the network")
+            .cause(format!(
+                "isolation `{}` has no network namespace, so that a command could go round a proxy",
+                isolation.mode
+            ))
+            .hint("use `--network=none` or `default`, or run kiln where `--isolation userns` works")),
+    }
 }
 
 /// Calls `try_out` with the specification of a sandbox in a directory of its own.

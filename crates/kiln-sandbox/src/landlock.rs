@@ -26,15 +26,13 @@ const ABSTRACT_SOCKETS: u64 = 1 << 0;
 /// The same and `LANDLOCK_SCOPE_SIGNAL`.
 const ALL_SCOPES: u64 = ABSTRACT_SOCKETS | 1 << 1;
 
-/// Returns the version of Landlock here; 0 when there is none.
-///
-/// # Errors
-/// When the kernel may not be asked, as below a filter that does not know the call.
+/// Returns the version of Landlock here; 0 when there is none, also because a filter around kiln does not know it.
 pub(crate) fn version() -> Result<u32, Error> {
-    let version = landlock::version().step("ask for Landlock").map_err(|error| {
-        error.hint("run the container with a seccomp profile that allows the landlock calls, as Docker's does since 20.10.10")
-    })?;
-    Ok(version.unwrap_or(0))
+    match landlock::version() {
+        Ok(version) => Ok(version.unwrap_or(0)),
+        Err(rustix::io::Errno::PERM) => Ok(0),
+        Err(errno) => Err(errno).step("ask for Landlock"),
+    }
 }
 
 /// Returns all rights on files that a version knows.

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! main()  run_if_helper()            never returns in a re-executed helper
-//!         enter_build_namespace()    ordinary users: re-executes kiln in a user namespace of its own
+//!         enter_build_namespace()    without CAP_SYS_ADMIN: re-executes kiln in a user namespace of its own
 //!         choose(..)                 a three-millisecond sandbox decides what RUN will get
 //!
 //! kiln ── control socket ──> launcher ── clone(NEWNS) ──> stager ── clone(NEWUSER|NEWNS|NEWPID|..) ──> init (pid 1)
@@ -25,9 +25,9 @@ mod cgroup;
 mod choice;
 mod chroot;
 mod emulate;
-mod emulator;
 mod error;
 mod facts;
+mod foreign;
 mod helper;
 mod idmap;
 mod isolation;
@@ -44,16 +44,16 @@ mod wire;
 pub use answers::{ANSWERS, Answer, Step};
 pub use build_namespace::{BuildNamespace, IdMap, enter_build_namespace};
 pub use cgroup::{CgroupLimits, CgroupPlan, Swap};
-pub use choice::{choose, expected, probe};
+pub use choice::{choose, expected, probe, prove_network};
 pub use chroot::ChrootFacts;
 pub use chroot::probe as probe_chroot;
-pub use emulator::{Emulator, Execution, execution, prove_emulators};
 pub use error::Error;
 pub use facts::{Fact, facts};
+pub use foreign::{Emulator, Execution, execution, prove_emulators};
 pub use helper::run_if_helper;
 pub use isolation::{Better, Ids, Isolation, Mode, ProcMount, Requested, Wish};
 pub use limits::{Limit, Resource, check_limits, raise_limits};
 pub use remove::remove_tree;
 pub use rootdir::RootDir;
 pub use running::{Exit, Finished, Killer, Running, Sandbox, Stdio};
-pub use spec::{ExecSpec, Mount, MountKind, Network, ResolvedUser};
+pub use spec::{ExecSpec, Mount, MountKind, Network, PROXY_ADDRESS, ResolvedUser};

@@ -3,20 +3,24 @@
 //! The control socket is also the sandbox's lifeline: when kiln's end closes, because [`Killer::kill`] closed it or because
 //! kiln died, pid 1 of the sandbox exits and the kernel kills everything in it. No process id is ever signalled, so none can be mistaken.
 
-use std::io;
+use std::io::{self, IoSliceMut, Read as _};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context as _, Error};
 use crate::helper::{self, Job, Report};
 use crate::isolation::{Isolation, Mode};
-use crate::spec::ExecSpec;
+use crate::spec::{ExecSpec, Network};
 use crate::wire;
 
 /// The door to the sandbox.
@@ -57,6 +61,7 @@ pub struct Running {
     launcher: Child,
     control: Arc<UnixStream>,
     stubs: Vec<PathBuf>,
+    listener: Option<TcpListener>,
 }
 
 /// Kills a sandbox from anywhere; cheap to clone, harmless once the sandbox is gone.
@@ -88,8 +93,16 @@ impl Sandbox {
         }
         let job = Job::Run { isolation: isolation.clone(), spec: Box::new(spec.clone()) };
         let (launcher, control) = helper::start(&job, stdio)?;
-        let mut running = Running { launcher, control: Arc::new(control), stubs: Vec::new() };
-        match running.next_report()? {
+        let mut running = Running { launcher, control: Arc::new(control), stubs: Vec::new(), listener: None };
+        // It comes before the report. A report that comes in its place begins with the byte that was read.
+        let mut first = Vec::new();
+        if spec.network == Network::Proxy {
+            match receive_listener(&running.control).step("take over the proxy's socket")? {
+                Ok(listener) => running.listener = Some(listener),
+                Err(byte) => first.extend(byte),
+            }
+        }
+        match running.report_after(&first)? {
             Some(Report::Ready { stubs, .. }) => {
                 running.stubs = stubs;
                 Ok(running)
@@ -119,6 +132,11 @@ impl Running {
         Ok(Finished { exit, stubs: std::mem::take(&mut self.stubs) })
     }
 
+    /// Returns the socket of [`Network::Proxy`], once.
+    pub fn take_listener(&mut self) -> Option<TcpListener> {
+        self.listener.take()
+    }
+
     /// Kills the sandbox with everything in it.
     pub fn kill(&self) {
         self.killer().kill();
@@ -135,11 +153,31 @@ impl Running {
     }
 
     fn next_report(&self) -> Result<Option<Report>, Error> {
-        wire::receive(&*self.control).or_else(|error| match error.kind() {
+        self.report_after(&[])
+    }
+
+    /// Reads a report whose first bytes were read already.
+    fn report_after(&self, first: &[u8]) -> Result<Option<Report>, Error> {
+        wire::receive(first.chain(&*self.control)).or_else(|error| match error.kind() {
             io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof => Ok(None),
             _ => Err(error).step("read the sandbox's report"),
         })
     }
+}
+
+/// Receives a descriptor, or the byte that came without one, if any came.
+fn receive_listener(socket: &UnixStream) -> Result<Result<TcpListener, Option<u8>>, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let mut into = [IoSliceMut::new(&mut byte)];
+    let received = rustix::io::retry_on_intr(|| recvmsg(socket, &mut into, &mut ancillary, flags))?;
+    let passed = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    Ok(passed.map(TcpListener::from).ok_or((received.bytes > 0).then_some(byte[0])))
 }
 
 impl Drop for Running {

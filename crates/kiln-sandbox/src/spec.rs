@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::CgroupPlan;
-use crate::emulator::Emulator;
+use crate::foreign::Emulator;
 use crate::limits::Limit;
 use crate::wire;
 
@@ -108,7 +108,23 @@ pub enum Network {
     Host,
     /// A loopback interface and nothing else.
     None,
+    /// As above, with a socket that listens at [`PROXY_ADDRESS`] inside and is handed out to kiln. A mode without a network
+    /// namespace refuses it.
+    Proxy,
 }
+
+impl Network {
+    /// Tells whether the command has a network namespace of its own.
+    pub(crate) fn is_own(self) -> bool {
+        match self {
+            Self::Host => false,
+            Self::None | Self::Proxy => true,
+        }
+    }
+}
+
+/// Where a command finds the proxy, in a namespace that nobody else listens in.
+pub const PROXY_ADDRESS: &str = "127.0.0.1:3128";
 
 /// Something laid over a path of the root while the command runs.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -209,6 +209,7 @@ fn run(
             engine.require_sandbox().map_err(|e| e.at(command.meta.place.clone()))?;
             let isolation = engine.isolation().to_string();
             recorder.isolated(isolation.strip_prefix("isolation ").unwrap_or(&isolation).to_owned());
+            plan::network(engine, config, prepared.commands())?;
             plan::emulate(engine, config, prepared.commands())?;
             for text in engine.isolation().describe(engine.store.root()) {
                 engine.sink.event(Event::Note { text });

@@ -2,6 +2,7 @@
 
 mod chroot;
 mod hosts;
+mod proxy;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -46,18 +47,23 @@ pub(crate) fn run(
         target: PathBuf::from(path),
         kind: MountKind::File { content: content.clone().into_bytes(), mode: 0o755, uid: 0, gid: 0 },
     });
+    let mut env = environment(op, &account.home, std::mem::take(&mut mounted.env));
+    if op.network == Network::Proxy {
+        proxy::announce(&mut env);
+    }
     let mut spec = ExecSpec {
         lower,
         upper: pending.fs(),
         work: pending.work(),
         args: op.args.iter().map(OsString::from).collect(),
-        env: environment(op, &account.home, std::mem::take(&mut mounted.env)),
+        env,
         cwd: PathBuf::from(&op.cwd),
         user: ResolvedUser { uid: account.uid, gid: account.gid, groups: account.groups },
         hostname: op.hostname.clone(),
         network: match op.network {
             Network::Host => kiln_sandbox::Network::Host,
             Network::None => kiln_sandbox::Network::None,
+            Network::Proxy => kiln_sandbox::Network::Proxy,
         },
         mounts: scripts.chain(std::mem::take(&mut mounted.mounts)).collect(),
         insecure: op.insecure,
@@ -78,8 +84,9 @@ pub(crate) fn run(
     let (stdout, stdout_end) = io::pipe().map_err(pipe)?;
     let (stderr, stderr_end) = io::pipe().map_err(pipe)?;
     let stdio = Stdio { stdout: stdout_end.into(), stderr: stderr_end.into() };
-    let running = Sandbox::spawn(engine.isolation(), &spec, stdio)
+    let mut running = Sandbox::spawn(engine.isolation(), &spec, stdio)
         .map_err(|e| sandbox_error("cannot set up the sandbox for RUN", e))?;
+    let listener = running.take_listener();
     let killer = running.killer();
     let _hook = engine.cancel.hook(move || killer.kill());
     let tail = Mutex::new(Tail::default());
@@ -87,7 +94,15 @@ pub(crate) fn run(
         std::thread::scope(|scope| {
             scope.spawn(|| pump(engine, step, Stream::Stdout, stdout, &tail));
             scope.spawn(|| pump(engine, step, Stream::Stderr, stderr, &tail));
-            running.wait()
+            if let Some(listener) = &listener {
+                scope.spawn(|| proxy::run(engine, step, listener));
+            }
+            let finished = running.wait();
+            if let Some(listener) = &listener {
+                // Nobody is left to connect; whoever waits for it wakes up.
+                let _ = rustix::net::shutdown(listener, rustix::net::Shutdown::Both);
+            }
+            finished
         })
     });
     engine.cancel.check()?;

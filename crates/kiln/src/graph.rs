@@ -98,6 +98,8 @@ pub enum Network {
     Host,
     /// Loopback only.
     None,
+    /// Loopback, and a proxy there that leads to allowed hosts.
+    Proxy,
 }
 
 /// A command in a root file system.

@@ -55,6 +55,21 @@ pub enum Event {
         /// The bytes, with what is not UTF-8 replaced.
         text: String,
     },
+    /// A command asked for something through its proxy.
+    Fetched {
+        /// Which step.
+        id: StepId,
+        /// The method, `CONNECT` for a tunnel.
+        method: String,
+        /// The address, without credentials; of a tunnel host and port.
+        target: String,
+        /// The status that the command got.
+        status: u16,
+        /// Bytes that went out, without heads.
+        sent: u64,
+        /// Bytes that came back.
+        received: u64,
+    },
     /// A step ended well.
     Finished {
         /// Which.

@@ -1,6 +1,7 @@
 //! Arguments of `kiln build` about commands: what every RUN gets, in the words of `docker build` and `docker run`.
 
 use clap::Args;
+use kiln::remote::proxy::HostPattern;
 use kiln::request::ExtraHost;
 use kiln::sandbox::{Limit, Swap};
 
@@ -14,6 +15,10 @@ pub(crate) struct RunArgs {
     /// Network of a RUN that does not name one [default: default]
     #[arg(long, value_enum, value_name = "MODE")]
     pub(crate) network: Option<Network>,
+    /// Host that commands may reach with --network=proxy, such as example.org, example.org:8080 or *.example.org; without
+    /// a port, 80 and 443
+    #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',', value_parser = run::host_pattern)]
+    pub(crate) allow_host: Vec<HostPattern>,
     /// Line for /etc/hosts, such as `db:10.0.0.5` or `db=[fd00::5]`
     #[arg(long, value_name = "NAME:ADDRESS", value_parser = run::extra_host)]
     pub(crate) add_host: Vec<ExtraHost>,

@@ -156,11 +156,12 @@ pub(crate) fn store(args: &StoreArgs, env: &Env, defaults: &Defaults, process: P
         true => Some(PathBuf::from(ROOT_STORE)),
         false => env.xdg(env::XDG_DATA_HOME, ".local/share").map(|data| data.join("kiln")),
     };
-    given.or_else(usual).ok_or_else(|| {
+    let found = given.or_else(usual).ok_or_else(|| {
         Error::environment("there is no place for the store: HOME is not set")
             .hint("name a directory with `--store DIR` or the variable KILN_STORE")
-            .into()
-    })
+    })?;
+    // Processes of a sandbox stand in other directories than this one.
+    Ok(std::path::absolute(&found).unwrap_or(found))
 }
 
 /// Returns the budget of the store. A variable that makes no sense is an error: a disk that runs full is noticed late.

@@ -7,6 +7,7 @@ use kiln::sandbox::{CgroupLimits, Swap};
 
 use crate::args::RunArgs;
 use crate::failure::{Failure, Outcome};
+use crate::value::run::Network;
 
 /// Returns the options of commands; of two limits with one name the last counts.
 pub(super) fn options(args: &RunArgs) -> Outcome<RunOptions> {
@@ -18,9 +19,16 @@ pub(super) fn options(args: &RunArgs) -> Outcome<RunOptions> {
             "it is memory and swap together; the same number for both allows no swap",
         ));
     }
+    if !args.allow_host.is_empty() && args.network != Some(Network::Proxy) {
+        return Err(Failure::usage(
+            "`--allow-host` is for `--network=proxy`, and there is none",
+            "add `--network=proxy`, so that commands reach these hosts and no others",
+        ));
+    }
     let ulimits: BTreeMap<_, _> = args.ulimit.iter().map(|limit| (limit.resource, *limit)).collect();
     Ok(RunOptions {
         network: args.network.map(Into::into).unwrap_or_default(),
+        allow_hosts: args.allow_host.clone(),
         hosts: args.add_host.clone(),
         ulimits: ulimits.into_values().collect(),
         shm_size: args.shm_size,

@@ -1,6 +1,7 @@
 //! Values of options about commands: `--add-host`, `--ulimit`, `--memory` and their like.
 
 use clap::ValueEnum;
+use kiln::remote::proxy::HostPattern;
 use kiln::request::{ExtraHost, NetworkChoice};
 use kiln::sandbox::{Limit, Resource, Swap};
 
@@ -15,6 +16,8 @@ pub(crate) enum Network {
     Host,
     /// A loopback interface and nothing else
     None,
+    /// A loopback interface, and a proxy to the hosts of --allow-host that keeps a record
+    Proxy,
 }
 
 impl From<Network> for NetworkChoice {
@@ -23,8 +26,14 @@ impl From<Network> for NetworkChoice {
             Network::Default => Self::Default,
             Network::Host => Self::Host,
             Network::None => Self::None,
+            Network::Proxy => Self::Proxy,
         }
     }
+}
+
+/// Parses a host that the proxy leads to.
+pub(crate) fn host_pattern(text: &str) -> Parsed<HostPattern> {
+    text.parse().map_err(|error: kiln::remote::proxy::PatternError| error.to_string())
 }
 
 /// Parses `NAME:ADDRESS` or `NAME=ADDRESS`, with brackets around an address of IPv6 or without.

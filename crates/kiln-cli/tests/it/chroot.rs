@@ -3,8 +3,10 @@
 //! The capabilities are those that Docker and containerd give, the rest is this machine; what seccomp and a read-only
 //! `/proc` add is in `environments`.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use kiln_testkit::{Image, Outcome, Person, TestEnv, lane};
 
@@ -184,4 +186,100 @@ fn the_store_may_lie_on_an_overlay() {
     assert_eq!(removing.lines(), ["file 600 0:0 .wh.z 0", "file 644 0:0 list 2"]);
     let opaque = "file 600 0:0 d/e/.wh..wh..opq 0".to_owned();
     assert!(image.layers[image.layers.len() - 3].lines().contains(&opaque));
+}
+
+#[test]
+fn the_layers_below_are_copied_once_for_each_branch() {
+    let Some((env, base)) = world("working roots that are passed on") else { return };
+    env.write("ctx/file", "x\n");
+    env.write(
+        "ctx/Dockerfile",
+        format!(
+            "FROM {base} AS a\nRUN echo 1 > /1\nRUN echo 2 > /2\nRUN cat /1 /2 > /3\n\
+             COPY file /file\nRUN cat /file > /4\nRUN rm /1 && echo 5 > /5\nFROM a\nRUN cat /3 /5 > /6\n"
+        ),
+    );
+    let trace = env.root.join("trace.json");
+    let args =
+        ["build", "--isolation", "chroot", "--trace", "trace.json", "-o", "type=oci,dest=out.tar", "ctx"];
+    run(&mut contained(&env, &env.root.join("home/store"), &args)).ok();
+    // All layers for the first command, and one more where a COPY stands between two.
+    let copies = std::fs::read_to_string(trace).unwrap().matches("copy the layers below").count();
+    assert_eq!(copies, 2);
+}
+
+#[test]
+fn commands_cannot_end_or_read_kiln() {
+    let Some((env, base)) = world("attacks on kiln") else { return };
+    let marks = env.write("home/credential", "registry-password\n");
+    // What the kernel cannot wall off here is what the build says that it lacks.
+    env.write(
+        "ctx/Dockerfile",
+        format!(
+            "FROM {base}\nRUN for pid in $PPID 1; do cat /proc/$pid/environ /proc/$pid/mem /proc/$pid/status && echo SEEN; done; \
+             cat {0} && echo READ; echo x > {0} && echo WRITTEN; kill -9 $PPID && echo KILLED; \
+             chmod 777 {0} && echo CHANGED; mknod /disk b 254 0 && echo MADE; \
+             (sleep 1000 &) ; echo end > /end\n",
+            marks.display()
+        ),
+    );
+    let store = env.root.join("home/store");
+    let args =
+        ["build", "--isolation", "chroot", "--progress", "plain", "-o", "type=oci,dest=out.tar", "ctx"];
+    let mut command = contained(&env, &store, &args);
+    let outcome = run(command.env("REGISTRY_TOKEN", "token-of-kiln"));
+    if outcome.stderr.contains("a wall for signals") {
+        return lane::left_out("attacks on kiln", "this kernel's Landlock cannot confine signals");
+    }
+    outcome.ok();
+    for word in ["SEEN", "READ", "WRITTEN", "KILLED", "CHANGED", "MADE", "token-of-kiln", "registry-password"]
+    {
+        // The command itself is part of the output.
+        let printed = outcome.stderr.lines().filter(|line| !line.contains("RUN for pid"));
+        assert!(printed.into_iter().all(|line| !line.contains(word)), "{word}: {}", outcome.stderr);
+    }
+    assert_eq!(std::fs::read_to_string(&marks).unwrap(), "registry-password\n");
+}
+
+#[test]
+fn a_killed_build_leaves_no_secret_and_nothing_for_long() {
+    let Some((env, base)) = world("a killed build") else { return };
+    let secret = env.write("token", "hush-hush-hush\n");
+    env.write(
+        "ctx/Dockerfile",
+        format!("FROM {base}\nRUN --mount=type=secret,id=token cat /run/secrets/token > /dev/null && echo started && sleep 1000\n"),
+    );
+    let store = env.root.join("home/store");
+    let secret = format!("id=token,src={}", secret.display());
+    let args = [
+        "build",
+        "--isolation",
+        "chroot",
+        "--secret",
+        &secret,
+        "--progress",
+        "plain",
+        "-o",
+        "type=oci,dest=out",
+        "ctx",
+    ];
+    let mut kiln =
+        contained(&env, &store, &args).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let lines = BufReader::new(kiln.stderr.take().unwrap()).lines();
+    assert!(lines.map_while(Result::ok).any(|line| line.ends_with(" started")));
+    kiln.kill().unwrap();
+    kiln.wait().unwrap();
+    // The helper notices, ends the command, and takes its scaffolding down.
+    let found = || {
+        let found = Command::new("grep").args(["-rl", "hush-hush"]).arg(&store).output().unwrap();
+        String::from_utf8_lossy(&found.stdout).into_owned()
+    };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !found().is_empty() {
+        assert!(Instant::now() < deadline, "the secret is still in {}", found());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // Whoever opens the store next removes the working root.
+    run(&mut contained(&env, &store, &["prune", "--dry-run"])).ok();
+    assert_eq!(std::fs::read_dir(store.join("tmp")).unwrap().count(), 0);
 }

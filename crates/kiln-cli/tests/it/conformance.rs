@@ -130,9 +130,6 @@ fn missing(case: &Case, person: &Person) -> Option<String> {
     if let Some(program) = case.needs.iter().find(|program| !here(program)) {
         return Some(format!("there is no `{program}` on this machine"));
     }
-    if case.needs_ids && !person.has_ids() {
-        return Some("RUN wants several user ids".to_owned());
-    }
     if case.needs_root && *person == Person::Caller {
         return Some("its context can be made by root only".to_owned());
     }

@@ -1,8 +1,9 @@
 //! Hostile compression, bombs, and layers of strange shapes.
 
 use std::cell::Cell;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
+use kiln::oci::layer::{Compression, Entry, EntryPath, Kind, LayerWriter};
 use kiln_testkit::lane;
 
 use crate::hostile_tar::{Header, Tar};
@@ -71,6 +72,109 @@ fn compressed_layers() {
     world.finish();
 }
 
+/// Builds on an image of these layers, of which the last is hostile, and copies all of it.
+fn stacked(world: &World, name: &str, layers: &[Tar], expect: &Expect) {
+    let tars: Vec<Vec<u8>> = layers.iter().map(|tar| tar.clone().end()).collect();
+    let pairs: Vec<(&[u8], &[u8])> = tars.iter().map(|tar| (tar.as_slice(), tar.as_slice())).collect();
+    world.write("ctx/Dockerfile", "FROM hostile AS base\nFROM scratch\nCOPY --from=base / /\n");
+    Layout::of(&pairs).write(&world.env.root.join("work/layout"));
+    let args =
+        ["build", "--build-context", "hostile=oci-layout://layout", "-o", "type=local,dest=out", "ctx"];
+    world.check(&format!("stacked: {name}"), expect, &args, None);
+}
+
+#[test]
+fn layers_on_layers() {
+    for person in lane::people("hostile layers on others") {
+        let world = World::new(&person);
+        let canary = world.canary.display().to_string();
+        let file = || Tar::new().dir("d").file("d/f", "x");
+        let stays = files(&["dir 755 d", "file 644 d/f=x"]);
+        let check = |name: &str, upper: Tar, expect: &Expect| stacked(&world, name, &[file(), upper], expect);
+        let link = Tar::new().symlink("out", &canary);
+        let over = files(&["dir 755 out", "file 644 out/evil=evil"]);
+        stacked(
+            &world,
+            "a file below a link of the layer below",
+            &[link.clone(), Tar::new().file("out/evil", "evil")],
+            &over,
+        );
+        let empty = files(&["dir 755 out"]);
+        stacked(
+            &world,
+            "a directory over a link of the layer below",
+            &[link.clone(), Tar::new().dir("out")],
+            &empty,
+        );
+        let hard = Tar::new().hardlink("hard", "out/secret");
+        stacked(
+            &world,
+            "a hard link through a link of the layer below",
+            &[link, hard],
+            &refused(&["hard", "secret"]),
+        );
+        check(
+            "a hard link to a file of the layer below",
+            Tar::new().hardlink("h", "d/f"),
+            &refused(&["not in its layer"]),
+        );
+        check(
+            "a link over a directory",
+            Tar::new().symlink("d", &canary),
+            &Expect::Files(vec![format!("link d -> {canary}")]),
+        );
+        check("a removal", Tar::new().file("d/.wh.f", ""), &files(&["dir 755 d"]));
+        check(
+            "a removal, and the file again",
+            Tar::new().file("d/.wh.f", "").file("d/f", "y"),
+            &files(&["dir 755 d", "file 644 d/f=y"]),
+        );
+        check(
+            "the file, and then its removal",
+            Tar::new().file("d/f", "y").file("d/.wh.f", ""),
+            &files(&["dir 755 d", "file 644 d/f=y"]),
+        );
+        check(
+            "a removal of the directory, and a file in it",
+            Tar::new().file(".wh.d", "").file("d/g", "y"),
+            &files(&["dir 755 d", "file 644 d/g=y"]),
+        );
+        check(
+            "an opaque directory",
+            Tar::new().dir("d").file("d/.wh..wh..opq", "").file("d/g", "y"),
+            &files(&["dir 755 d", "file 644 d/g=y"]),
+        );
+        check(
+            "an opaque directory that is a link",
+            Tar::new().symlink("e", "d").file("e/.wh..wh..opq", ""),
+            &Expect::Built,
+        );
+        check("the device of a removal", Tar::new().device(b'3', "d", 0, 0), &files(&[]));
+        check(
+            "the device of a removal, by a hard link",
+            Tar::new().device(b'3', "x", 0, 0).hardlink("d", "x"),
+            &files(&[]),
+        );
+        for (name, value) in [
+            ("user.overlay.opaque", "y"),
+            ("trusted.overlay.opaque", "y"),
+            ("user.overlay.opaque", "x"),
+            ("user.overlay.whiteouts", ""),
+            ("user.overlay.redirect", "/etc"),
+            ("user.overlay.metacopy", ""),
+            ("user.kiln.owner", "0:0"),
+        ] {
+            let key = format!("SCHILY.xattr.{name}");
+            let upper = Tar::new().pax(&[(key.as_str(), value.as_bytes())]).dir("d");
+            check(&format!("{name}={value}"), upper, &stays);
+        }
+        let whiteout =
+            Tar::new().dir("d").pax(&[("SCHILY.xattr.user.overlay.whiteout", b"")]).file("d/f", "");
+        check("the attribute of a removal", whiteout, &files(&["dir 755 d", "file 644 d/f="]));
+        world.finish();
+    }
+}
+
 /// What a hostile layer may take here.
 const MOST: &[&str] = &["--max-layer-size", "64MiB"];
 
@@ -95,6 +199,10 @@ fn bombs() {
         ("GNU.sparse.size", b"10737418240"),
         ("GNU.sparse.map", b""),
     ];
+    let mut packer = LayerWriter::new(Vec::new(), Compression::Zstd { level: 1 }, 1).unwrap();
+    let entry = Entry::new(EntryPath::new("f").unwrap(), Kind::File { size: 1 << 30 }, 0o644);
+    packer.append(&entry, Some(&mut std::io::repeat(0).take(1 << 30))).unwrap();
+    packed(&world, "1 GiB of zstd", b"", &packer.finish().unwrap().sink, &limit, MOST);
     let sparse = Tar::new().pax(hole).file("f", "").end();
     packed(&world, "10 GiB of hole", &sparse, &sparse, &limit, MOST);
     let many = (0..200).fold(Tar::new(), |tar, n| {

@@ -20,6 +20,9 @@ use crate::env_of;
 /// What one answer may take in a test build on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 
+/// What the canary keeps to itself. It looks like no instruction, so that it is at fault wherever it is read.
+pub(crate) const SECRET: &str = "!the-secret-of-the-machine";
+
 /// How a case has to end.
 #[derive(Debug, Clone)]
 pub(crate) enum Expect {
@@ -55,7 +58,7 @@ impl World {
     pub(crate) fn new(person: &Person) -> Self {
         let env = env_of(person.clone());
         let canary = env.root.join("canary");
-        env.write("canary/secret", "the secret of the machine");
+        env.write("canary/secret", SECRET);
         env.write("canary/dir/inner", "inner");
         std::os::unix::fs::symlink("secret", canary.join("link")).unwrap();
         fs::set_permissions(canary.join("secret"), fs::Permissions::from_mode(0o640)).unwrap();
@@ -65,6 +68,12 @@ impl World {
         }
         let before = state(&env.root);
         Self { env, canary, before, failures: RefCell::default() }
+    }
+
+    /// Takes what is there now as what has to stay: for those who put more beside the canary.
+    pub(crate) fn again(mut self) -> Self {
+        self.before = state(&self.env.root);
+        self
     }
 
     /// Returns the path of the canary without its first slash, behind more steps up than any directory is deep.
@@ -120,6 +129,9 @@ impl World {
         }
         if stderr.contains("panicked") || stderr.len() > 200_000 {
             return Err(format!("{} bytes of errors, or a panic", stderr.len()));
+        }
+        if stderr.contains(SECRET) || outcome.stdout.contains(SECRET) {
+            return Err("the secret of the machine is told".to_owned());
         }
         let code = if let Expect::Refused(code, _) = expect { *code } else { 0 };
         if outcome.code != Some(code) {

@@ -205,6 +205,101 @@ fn more_rights_need_leave_and_stay_in_the_namespace() {
     }
 }
 
+#[test]
+fn without_namespaces_the_same_is_done_or_refused() {
+    let chroot = ["--isolation", "chroot", "--allow-weak-isolation"];
+    let Some((_, bench)) = benches("options in isolation chroot").find(|(person, _)| *person == Person::Root)
+    else {
+        return;
+    };
+    let build = |dockerfile: &str, options: &[&str]| bench.build(dockerfile, &[&chroot, options].concat());
+    let started = build("FROM BASE\nRUN true\n", &[]);
+    if started.code == Some(ENVIRONMENT) {
+        lane::left_out("options in isolation chroot", &started.stderr);
+        return;
+    }
+    let options = ["--ulimit", "nofile=100:200", "--add-host", "db:10.1.2.3"];
+    build("FROM BASE\nRUN { ulimit -n; ulimit -Hn; head -n 1 /etc/hosts; } > /out\n", &options).ok();
+    let image = Image::pull(&bench.name());
+    assert_eq!(image.last().text("out").unwrap(), "100\n200\n10.1.2.3\tdb\n");
+    let refused = |options: &[&str], expect: &[&str]| {
+        build("FROM BASE\nRUN true\n", options).fails(ENVIRONMENT, expect);
+    };
+    refused(&["--shm-size", "1m"], &["`chroot` has no mounts", "leave out `--shm-size`"]);
+    refused(
+        &["--network", "proxy"],
+        &["RUN cannot be given the network `proxy`", "Dockerfile:2", "go round a proxy"],
+    );
+    let forks = "FROM BASE\nRUN sleep 0 & sleep 0 & sleep 0 & wait\n";
+    let limited = build(forks, &["--pids-limit", "2"]);
+    if limited.code != Some(ENVIRONMENT) {
+        assert_ne!(limited.code, Some(0), "{}", limited.stderr);
+        assert!(limited.stderr.contains("fork"), "{}", limited.stderr);
+        build(forks, &["--pids-limit", "4"]).ok();
+    }
+}
+
+/// Returns the groups of a process whose command line has `marker`.
+fn groups_of(marker: &str) -> Vec<String> {
+    let is_it = |entry: &std::fs::DirEntry| {
+        std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == marker.as_bytes())
+    };
+    let process = std::fs::read_dir("/proc").unwrap().flatten().find(is_it).unwrap();
+    let groups = std::fs::read_to_string(process.path().join("cgroup")).unwrap();
+    let names =
+        groups.lines().filter_map(|line| line.rsplit_once("/kiln-")).map(|(_, name)| format!("kiln-{name}"));
+    names.collect()
+}
+
+#[test]
+fn a_killed_build_leaves_no_group() {
+    use std::io::BufRead as _;
+    let Some((_, bench)) = benches("groups of a killed build").find(|(person, _)| *person == Person::Root)
+    else {
+        return;
+    };
+    let marker = format!("66{}", std::process::id());
+    bench.env.write("ctx/Dockerfile", format!("FROM {}\nRUN echo ready ; sleep {marker}\n", bench.base));
+    let mut command = bench.env.command(["build", "--progress", "plain", "--pids-limit", "50", "ctx"]);
+    let mut child =
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
+    if !lines.any(|line| line.is_ok_and(|line| line.ends_with(" ready"))) {
+        assert_eq!(child.wait().unwrap().code(), Some(ENVIRONMENT));
+        lane::left_out("groups of a killed build", "control groups cannot be made here");
+        return;
+    }
+    let start = std::time::Instant::now();
+    let wait = |what: &str| {
+        assert!(start.elapsed() < std::time::Duration::from_secs(5), "{what}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    };
+    let asleep = format!("sleep\0{marker}\0");
+    let sleeps = || {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        all.into_iter().any(|e| std::fs::read(e.path().join("cmdline")).is_ok_and(|c| c == asleep.as_bytes()))
+    };
+    while !sleeps() {
+        wait("the command does not sleep");
+    }
+    let groups = groups_of(&asleep);
+    assert_eq!(groups.len(), 1, "{groups:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Kiln is gone; its helper takes the group away.
+    while exists(Path::new("/sys/fs/cgroup"), &groups[0]) {
+        wait("the group of the command is left");
+    }
+}
+
+/// Tells whether there is a group of this name anywhere.
+fn exists(dir: &Path, name: &str) -> bool {
+    let dirs = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    dirs.into_iter()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .any(|entry| entry.file_name() == name || exists(&entry.path(), name))
+}
+
 /// Returns the groups of commands that are there and have no process: left behind.
 fn left_behind() -> BTreeSet<String> {
     fn walk(dir: &Path, found: &mut BTreeSet<String>) {

@@ -18,6 +18,10 @@ pub const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
 /// Prefix of names that AUFS kept for itself; nothing but [`OPAQUE_MARKER`] has a meaning today.
 const METADATA_PREFIX: &[u8] = b".wh..wh.";
 
+/// Longest path of an entry in bytes: what Linux takes (`PATH_MAX`). No engine could unpack a longer one, and work on a path
+/// grows with its depth.
+pub(super) const MAX_PATH: usize = 4096;
+
 /// A path inside a layer: relative, `/`-separated, without empty, `.` or `..` components. Empty is the root.
 ///
 /// Paths order by component, bytewise: a directory is followed by everything in it, then by its next sibling.
@@ -212,6 +216,16 @@ impl EntryPath {
             Some(b"" | b"." | b"..") => Err(PathError::EmptyWhiteout),
             Some(hidden) => Ok(Some(Whiteout::Remove(parent.join(hidden)))),
         }
+    }
+
+    /// Says why no file of a layer can have this path, if none can.
+    #[must_use]
+    pub fn unfit(&self) -> Option<&'static str> {
+        if self.0.len() > MAX_PATH {
+            return Some("its path is longer than 4096 bytes, and nothing could unpack it");
+        }
+        let removes = self.components().any(|name| name.starts_with(WHITEOUT_PREFIX));
+        removes.then_some("names that begin with `.wh.` mean the removal of files in layers")
     }
 
     /// Returns the path of the whiteout that hides this path; the root has none and gives the root.

@@ -9,6 +9,7 @@ use std::fmt;
 use std::io::{self, BufRead, Read};
 
 use super::decompress::Chunks;
+use super::entry::MAX_PATH;
 use super::header::{BLOCK, padding};
 use super::overrides::Overrides;
 use super::raw::{self, Raw};
@@ -18,9 +19,6 @@ use crate::Digest;
 
 /// Largest extended header or long name: the bound that Go's archive/tar has, so nothing in use is larger.
 const MAX_EXTENDED: u64 = 1 << 20;
-/// Longest path of an entry: what Linux takes (`PATH_MAX`). No engine could unpack a longer one, and work on a path grows
-/// with its depth.
-const MAX_PATH: usize = 4096;
 /// Zeros that fill the holes of sparse files.
 const ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
 

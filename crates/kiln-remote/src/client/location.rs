@@ -8,7 +8,9 @@ pub(crate) fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     let location = location.split('#').next().unwrap_or_default();
     let scheme = base.scheme_str()?;
     let authority = base.authority()?;
-    if location.starts_with("http://") || location.starts_with("https://") {
+    // Of any scheme: whether it may be called is for others to say.
+    let scheme_end = location.find("://").unwrap_or(0);
+    if scheme_end > 0 && location[..scheme_end].bytes().all(|b| b.is_ascii_alphanumeric()) {
         return location.parse().ok();
     }
     let text = if location.starts_with("//") {
@@ -106,6 +108,9 @@ mod tests {
         check("//other.example/x", "https://other.example/x");
         check("1?s=2", "https://r.example:5000/v2/a/blobs/uploads/1?s=2");
         check("?s=2", "https://r.example:5000/v2/a/blobs/uploads/?s=2");
+        check("?to=https://x", "https://r.example:5000/v2/a/blobs/uploads/?to=https://x");
+        check("gopher://other.example/x", "gopher://other.example/x");
+        assert_eq!(resolve(&base, "file:///etc/passwd"), None);
     }
 
     #[test]

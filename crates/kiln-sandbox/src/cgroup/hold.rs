@@ -49,8 +49,15 @@ impl Held {
     fn add(&mut self, group: &Group) -> Result<(), Error> {
         let dir = group.make()?;
         self.0.push(dir.clone());
-        if group.version == Version::One {
-            inherit_sets(&group.parent, &dir);
+        match group.version {
+            Version::One => inherit_sets(&group.parent, &dir),
+            // `cpu` and `pids` can be enabled beside processes, and then no process may be put into a child.
+            Version::Two => {
+                let kind = std::fs::read_to_string(dir.join("cgroup.type")).unwrap_or_default();
+                if kind.trim() == "domain invalid" {
+                    return Err(group.explain(&Errno::BUSY.into()));
+                }
+            }
         }
         for setting in &group.settings {
             let path = dir.join(&setting.file);
@@ -133,19 +140,16 @@ impl Group {
         let mut wanted: Vec<&str> =
             self.settings.iter().filter_map(|setting| Some(setting.file.split_once('.')?.0)).collect();
         wanted.dedup();
+        if !wanted.is_empty() && self.parent.join("cgroup.type").exists() {
+            // The root of the hierarchy, which has no type, may have processes beside limited children.
+            self.clear();
+        }
         let control = self.parent.join("cgroup.subtree_control");
         let passed = std::fs::read_to_string(&control).unwrap_or_default();
         for controller in wanted {
-            if passed.split_whitespace().any(|name| name == controller) {
-                continue;
+            if !passed.split_whitespace().any(|name| name == controller) {
+                put(&control, &format!("+{controller}")).map_err(|error| self.explain(&error))?;
             }
-            let order = format!("+{controller}");
-            let mut written = put(&control, &order);
-            if written.as_ref().is_err_and(|error| error.kind() == ErrorKind::ResourceBusy) {
-                self.clear();
-                written = put(&control, &order);
-            }
-            written.map_err(|error| self.explain(&error))?;
         }
         Ok(())
     }
@@ -153,10 +157,13 @@ impl Group {
     /// Moves the processes of the parent to a child of it; what cannot be moved is what the next write complains about.
     fn clear(&self) {
         let rest = self.parent.join(REST);
-        let _ = std::fs::create_dir(&rest);
         // Processes may fork while they are moved.
         for _ in 0..3 {
             let all = std::fs::read_to_string(self.parent.join("cgroup.procs")).unwrap_or_default();
+            if all.is_empty() {
+                return;
+            }
+            let _ = std::fs::create_dir(&rest);
             for pid in all.lines() {
                 let _ = put(&rest.join("cgroup.procs"), pid);
             }

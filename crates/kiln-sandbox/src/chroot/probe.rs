@@ -57,8 +57,14 @@ pub(crate) fn prove(candidate: &Isolation, wish: Wish, store: &Path) -> Result<I
     let facts = probe(store)?;
     if facts.landlock == 0 && !wish.allow_weak {
         return Err(Error::new(STEP)
-            .cause("this kernel has no Landlock, and without it a command can get at kiln and its credentials")
-            .hint("use Linux 5.13 or later with Landlock switched on (lsm=landlock,...), or accept it with --allow-weak-isolation"));
+            .cause(
+                "the kernel has no Landlock, or a filter around kiln forbids it, \
+                 and without it a command can get at kiln and its credentials",
+            )
+            .hint(
+                "use Linux 5.13 or later with Landlock switched on (lsm=landlock,...) and a seccomp profile that allows it, as those of \
+                 today's Docker and containerd do, or accept it with --allow-weak-isolation",
+            ));
     }
     let proc = if facts.answers { ProcMount::Answered } else { ProcMount::Absent };
     Ok(Isolation { lacking: lacking(&facts), proc, ..candidate.clone() })
@@ -116,7 +122,7 @@ fn lacking(facts: &ChrootFacts) -> Vec<String> {
         "terminals",
         "mknod of devices",
         "raw sockets",
-        "setuid programs (`sudo` as another user does nothing)",
+        "setuid and setgid programs (`sudo` as another user does nothing)",
         "memory for secrets, which are files while a command runs",
     ];
     match facts.landlock {

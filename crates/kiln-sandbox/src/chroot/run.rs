@@ -50,6 +50,8 @@ fn supervise(control: &UnixStream, spec: &ExecSpec, probe: bool) -> Result<(), E
     let confined = landlock::confine_signals(abi)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).step("adopt orphans")?;
     give_output(&spec.user);
+    // What is made to have a place for something must not depend on who started kiln, and how.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let covers = scaffold::build(spec)?;
     let stubs = covers.stubs();
     let signals = sys::Signals::watch().step("watch signals")?;

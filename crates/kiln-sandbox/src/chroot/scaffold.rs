@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::cover::Covers;
 use crate::error::{Context as _, Error};
 use crate::helper::targets::Ground;
-use crate::spec::{ExecSpec, Mount, MountKind};
+use crate::spec::{ExecSpec, Mount, MountKind, Network};
 
 /// Devices that are harmless to everybody, with their numbers: Documentation/admin-guide/devices.txt of the kernel.
 const DEVICES: [(&str, u32, u32); 6] =
@@ -31,6 +31,13 @@ pub(super) fn check(spec: &ExecSpec) -> Result<(), Error> {
             "run the command with all capabilities",
             "isolation `chroot` has no user namespace that would confine them",
             "leave out `--security=insecure`, or run kiln where `--isolation userns` works",
+        );
+    }
+    if spec.network == Network::Proxy {
+        return refuse(
+            "give the command a proxy for its network",
+            "isolation `chroot` has no network namespace, so that a command could go round it",
+            "use `--network=none` or `default`, or run kiln where `--isolation userns` works",
         );
     }
     if !spec.emulators.is_empty() {

@@ -38,4 +38,5 @@ mod users;
 
 pub(crate) use filter::program;
 pub(crate) use level::{Level, Window};
+pub(crate) use ownership::is_recorded;
 pub(crate) use supervisor::Supervisor;

@@ -1,6 +1,7 @@
 //! chown(2): done for real with the ids that exist, recorded otherwise.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Gid, Stat, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -8,7 +9,7 @@ use rustix::io::Errno;
 use super::Level;
 use super::credentials::wanted;
 use super::paths::{Last, Paths};
-use super::records::{DEVICE, Device, OWNER, Owner};
+use super::records::{DEVICE, Device, LONGEST, OWNER, Owner};
 use super::stat::{read_device, read_owner};
 use super::supervisor::{CONTINUE, Handled, NO_FOLLOW, SUCCESS, Stop, Supervisor, or_kernel};
 use crate::sys;
@@ -130,6 +131,11 @@ impl Supervisor {
         set(DEVICE, device.format())?;
         set(OWNER, owner.format())
     }
+}
+
+/// Tells whether the owner of a file of the host is recorded on it.
+pub(crate) fn is_recorded(path: &Path) -> bool {
+    rustix::fs::getxattr(path, OWNER, &mut [0; LONGEST]).is_ok()
 }
 
 fn chown_for_real(file: &OwnedFd, owner: Owner) -> Result<(), Errno> {

@@ -8,7 +8,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -67,6 +67,19 @@ impl Named {
     /// Reads the path that an argument points to.
     pub(super) fn read(tracee: Tracee, dir: u32, address: u64) -> Result<Self, Errno> {
         Ok(Self { tracee, dir: dir.cast_signed(), path: tracee.read_string(address, LONGEST)? })
+    }
+
+    /// Returns the path of the surrounding /proc that leads to a name, if it is one in a directory of the command and nothing
+    /// more.
+    pub(super) fn in_directory(&self) -> Option<PathBuf> {
+        if self.path.contains(&b'/') || matches!(self.path.as_slice(), b"" | b"." | b"..") {
+            return None;
+        }
+        let dir = match self.dir {
+            libc::AT_FDCWD => format!("/proc/{}/cwd", self.tracee.number()),
+            fd => format!("/proc/{}/fd/{fd}", self.tracee.number()),
+        };
+        Some(Path::new(&dir).join(OsStr::from_bytes(&self.path)))
     }
 
     /// Returns the path of the surrounding /proc that leads to an open file of the command.

@@ -74,6 +74,14 @@ pub(crate) struct LayerOwners {
     pub(crate) owners: Vec<(Vec<u8>, Owner)>,
 }
 
+/// Something mounted whose owner the disk cannot show.
+#[derive(Debug, Clone)]
+pub(crate) struct OwnedMount {
+    /// Path inside the root.
+    pub(crate) target: Vec<u8>,
+    pub(crate) owner: Owner,
+}
+
 /// Returns where the owners of a layer directory are.
 pub(crate) fn beside(layer: &Path) -> PathBuf {
     layer.with_file_name("owners")

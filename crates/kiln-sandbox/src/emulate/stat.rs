@@ -2,11 +2,12 @@
 
 use std::os::fd::OwnedFd;
 
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::paths::{Named, Paths};
 use super::records::{DEVICE, Device, LONGEST, OWNER, Owner};
-use super::supervisor::{CONTINUE, Handled, SUCCESS, Supervisor, or_kernel};
+use super::supervisor::{CONTINUE, Handled, NO_FOLLOW, SUCCESS, Supervisor, or_kernel};
 use crate::sys::notify::Notification;
 use crate::sys::{self, inspect};
 
@@ -53,7 +54,11 @@ impl Supervisor {
         {
             return self.stat_fd(call, dir, Form::Stat, into);
         }
-        let file = self.find(call, dir, path, flags)?;
+        let named = or_kernel(Named::read(call.tracee, dir, path))?;
+        if self.is_plain(&named, flags) {
+            return Ok(CONTINUE);
+        }
+        let file = self.find_named(&named, flags)?;
         self.answer_stat(call, &file, Form::Stat, into)
     }
 
@@ -67,8 +72,30 @@ impl Supervisor {
         if empty && path == 0 {
             return self.stat_fd(call, dir, form, 4);
         }
-        let file = self.find(call, dir, path, flags)?;
+        let named = or_kernel(Named::read(call.tracee, dir, path))?;
+        if self.is_plain(&named, flags) {
+            return Ok(CONTINUE);
+        }
+        let file = self.find_named(&named, flags)?;
         self.answer_stat(call, &file, form, 4)
+    }
+
+    /// Tells, as far as one or two looks can, that a file has no record. A name in a directory that the command has open or
+    /// is in, which is what programs mostly ask for that walk trees, leads through no link.
+    fn is_plain(&self, named: &Named, flags: u32) -> bool {
+        let Some(through_proc) = named.in_directory() else { return false };
+        let mut value = [0; LONGEST];
+        if rustix::fs::lgetxattr(&through_proc, OWNER, &mut value) != Err(Errno::NODATA) {
+            return false;
+        }
+        let follow = flags & NO_FOLLOW == 0;
+        if !follow && self.inodes.is_empty() {
+            return true;
+        }
+        rustix::fs::lstat(&through_proc).is_ok_and(|stat| {
+            let link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+            !(follow && link) && self.inodes.get(&stat).is_none()
+        })
     }
 
     /// fstat(2): one look at the file's record decides, and mostly there is none.

@@ -13,7 +13,7 @@ use super::filter::{LISTXATTRAT, REMOVEXATTRAT, SETXATTRAT};
 use super::inodes::Inodes;
 use super::paths::{Last, Named, Paths};
 use super::processes::Processes;
-use super::records::{self, LayerOwners};
+use super::records::{self, LayerOwners, OwnedMount};
 use super::stat::Form;
 use super::{Level, Window};
 use crate::error::{Context as _, Error};
@@ -65,6 +65,7 @@ pub(crate) struct Supervisor {
     /// The command's file system, once a call has come.
     paths: Option<Paths>,
     layers: Vec<LayerOwners>,
+    files: Vec<OwnedMount>,
     roots_differ: bool,
     pub(super) processes: Processes,
     pub(super) inodes: Inodes,
@@ -75,13 +76,15 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Takes over a listener. `layers` are what is beside the lower layers, topmost first.
+    /// Takes over a listener. `layers` are what is beside the lower layers, topmost first; `files` are mounts
+    /// whose owner has no id.
     pub(crate) fn new(
         listener: OwnedFd,
         level: Level,
         window: Window,
         spec: &ExecSpec,
         layers: Vec<LayerOwners>,
+        files: Vec<OwnedMount>,
     ) -> Result<Self, Error> {
         let root = window.root();
         inspect::create_files_as(root.uid, root.gid).step("create files for the sandbox's root")?;
@@ -98,6 +101,7 @@ impl Supervisor {
             window,
             paths: None,
             layers,
+            files,
             // A command that keeps every capability can change its root unheard.
             roots_differ: spec.insecure,
             processes: Processes::new(initial),
@@ -112,6 +116,11 @@ impl Supervisor {
     fn arrive(&mut self, call: &Notification) -> Result<(), Errno> {
         let paths = Paths::of(call.tracee, self.roots_differ)?;
         self.inodes.load(paths.root(), &self.layers);
+        for OwnedMount { target, owner } in &self.files {
+            let named = Named { tracee: call.tracee, dir: libc::AT_FDCWD, path: target.clone() };
+            let file = paths.open(&named, Last::Follow)?;
+            self.inodes.set(&rustix::fs::fstat(&file)?, *owner, file);
+        }
         self.paths = Some(paths);
         Ok(())
     }
@@ -255,12 +264,15 @@ impl Supervisor {
         address: u64,
         flags: u32,
     ) -> Result<OwnedFd, Stop> {
-        let named = or_kernel(Named::read(call.tracee, dir, address))?;
+        self.find_named(&or_kernel(Named::read(call.tracee, dir, address))?, flags)
+    }
+
+    pub(super) fn find_named(&self, named: &Named, flags: u32) -> Result<OwnedFd, Stop> {
         if named.path.is_empty() && flags & libc::AT_EMPTY_PATH.cast_unsigned() == 0 {
             return Err(Stop::NotHere);
         }
         let last = if flags & NO_FOLLOW == 0 { Last::Follow } else { Last::Keep };
-        or_kernel(self.paths()?.open(&named, last))
+        or_kernel(self.paths()?.open(named, last))
     }
 
     /// Fails a call whose caller is gone: then what was read may be another process's.

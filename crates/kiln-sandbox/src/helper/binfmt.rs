@@ -9,8 +9,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-use crate::emulator::{Emulator, Format, for_the_machine};
 use crate::error::{Context as _, Error};
+use crate::foreign::{Emulator, Format, for_the_machine};
 
 /// Registers the emulators while paths of the machine can still be reached. They last as long as what is returned is open.
 pub(super) fn register(emulators: &[Emulator]) -> Result<Option<OwnedFd>, Error> {
@@ -58,10 +58,10 @@ fn refused(architecture: &str, errno: Errno) -> Error {
     let error = Error::new(format!("register an emulator for `{architecture}`")).errno(errno);
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     match errno {
-        Errno::NODEV => error
+        Errno::NODEV if !is_before_6_7(&release) => error
             .cause("this kernel has no binfmt_misc, or has not loaded it")
             .hint("load it as root: modprobe binfmt_misc"),
-        Errno::PERM | Errno::ACCESS if is_before_6_7(&release) => error
+        Errno::NODEV | Errno::PERM | Errno::ACCESS if is_before_6_7(&release) => error
             .cause(format!("Linux {release} has emulators for the whole machine only; 6.7 is the first that has them for a sandbox"))
             .hint(for_the_machine(architecture)),
         Errno::PERM | Errno::ACCESS | Errno::NOSYS => error

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use crate::spec::ExecSpec;
-use crate::{emulator, sys};
+use crate::{foreign, sys};
 
 /// A shell's number for "found, but not executable".
 const NOT_EXECUTABLE: i32 = 126;
@@ -145,7 +145,7 @@ fn foreign(path: &Path) -> String {
             .to_owned();
     }
     let here = std::env::consts::ARCH;
-    match emulator::architecture_of(path) {
+    match foreign::architecture_of(path) {
         Some(architecture) => format!(
             "is for {architecture}, and this machine is {here}: take a base image for this machine, or build \
              with `--platform linux/{architecture}`, which has qemu execute it"

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::Read as _;
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
@@ -17,7 +18,7 @@ use crate::build_namespace::{become_root, has_hung_up};
 use crate::error::{Context as _, Error};
 use crate::isolation::Isolation;
 use crate::running::Exit;
-use crate::spec::{ExecSpec, Network};
+use crate::spec::{ExecSpec, Network, PROXY_ADDRESS};
 use crate::{sys, wire};
 
 pub(super) fn run(
@@ -68,15 +69,22 @@ fn enter(
         Err(Errno::PERM | Errno::NOSYS) => lacking.push("a host name of its own".to_owned()),
         answer => answer.step_at("set the host name to", &spec.hostname)?,
     }
-    if spec.network == Network::None {
+    if spec.network.is_own() {
         sys::loopback_up().step("bring up the loopback interface")?;
     }
+    let listener = match spec.network {
+        Network::Proxy => {
+            Some(TcpListener::bind(PROXY_ADDRESS).step_at("listen in the sandbox at", PROXY_ADDRESS)?)
+        }
+        Network::Host | Network::None => None,
+    };
     if !spec.insecure {
         // Own namespaces would give the command back what the filter takes; best effort, since /proc/sys may be read-only.
         let _ = std::fs::write("/proc/sys/user/max_user_namespaces", "0");
     }
     let mut prepared = root::prepare(isolation, spec, stage, probe)?;
     prepared.lacking.extend(lacking);
+    prepared.listener = listener;
     // From here on it is the only process that remembers secrets, and the command must not look into it.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .step("close this process's /proc files")?;
@@ -91,13 +99,16 @@ fn supervise(
     plan: &Plan,
     supervisor: UnixStream,
 ) -> Result<(), Error> {
-    let Prepared { stubs, proc, mut lacking, emulators: _registered } = prepared;
+    let Prepared { stubs, proc, mut lacking, emulators: _registered, listener } = prepared;
     if probe {
         lacking.extend(supervise::try_out(plan)?);
     }
     let ready = Report::Ready { stubs, proc, lacking };
     if probe {
         return wire::send(control, &ready).step("report");
+    }
+    if let Some(listener) = listener {
+        sys::notify::send_fd(control, &listener).step("hand the proxy's socket out")?;
     }
     let signals = sys::Signals::watch().step("watch signals")?;
     let (failure_read, failure_write) =

@@ -1,5 +1,6 @@
 //! The root that the command sees: overlay, system directories, files, the mounts of the step, then pivot_root.
 
+use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use super::stage::Stage;
 use super::system;
 use super::targets::{Ground, Targets, file_type};
 use super::{binfmt, overlay};
+use crate::emulate::Window;
 use crate::error::{Context as _, Error};
 use crate::isolation::{Isolation, ProcMount};
 use crate::spec::{ExecSpec, MountKind};
@@ -26,6 +28,8 @@ pub(super) struct Prepared {
     pub(super) lacking: Vec<String>,
     /// Keeps emulators registered while it is open.
     pub(super) emulators: Option<OwnedFd>,
+    /// Where the proxy of the command is to listen.
+    pub(super) listener: Option<TcpListener>,
 }
 
 /// Builds the root on the stage and moves into it.
@@ -47,7 +51,7 @@ pub(super) fn prepare(
     if !spec.insecure {
         system::mask(&targets)?;
     }
-    let mut memory = Memory::default();
+    let mut memory = Memory { window: Window::of(isolation.ids), files: 0 };
     for (path, content) in &spec.readonly_files {
         let file = memory.file(content, 0o644, 0, 0)?;
         let attributes = MountAttributes::READ_ONLY.and(MountAttributes::INERT);
@@ -59,7 +63,7 @@ pub(super) fn prepare(
     if !probe {
         working_directory(&spec.cwd)?;
     }
-    Ok(Prepared { stubs: targets.stubs, proc, lacking: Vec::new(), emulators })
+    Ok(Prepared { stubs: targets.stubs, proc, lacking: Vec::new(), emulators, listener: None })
 }
 
 fn mount_all(
@@ -155,8 +159,9 @@ pub(super) fn attach(tree: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// Files that exist in memory only.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Memory {
+    window: Window,
     files: u32,
 }
 
@@ -166,7 +171,10 @@ impl Memory {
         self.files += 1;
         let step = "write a file in memory";
         std::fs::write(&path, content).step(step)?;
-        std::os::unix::fs::chown(&path, Some(uid), Some(gid)).step(step)?;
+        // Of another owner the supervisor knows.
+        if self.window.has(Some(uid)) && self.window.has(Some(gid)) {
+            std::os::unix::fs::chown(&path, Some(uid), Some(gid)).step(step)?;
+        }
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode & 0o7777)).step(step)?;
         Ok(path)
     }

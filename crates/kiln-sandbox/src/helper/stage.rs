@@ -31,7 +31,7 @@ use crate::error::{Context as _, Error, explain_clone};
 use crate::idmap::{self, Extent};
 use crate::isolation::{Ids, Isolation};
 use crate::limits;
-use crate::spec::{ExecSpec, MountKind, Network};
+use crate::spec::{ExecSpec, MountKind};
 use crate::sys::{self, MountAttributes};
 
 /// The kernel's limit for one overlay.
@@ -76,7 +76,11 @@ pub(super) fn run(control: &UnixStream, job: Job, launcher: Pid) -> std::convert
     match started {
         Ok((init, supervisor, stage, held)) => {
             let watched = watch(control, init, &isolation, &spec, &stage, supervisor);
-            held.into_iter().for_each(Held::remove);
+            if let Some(held) = held {
+                // The supervisor works on files with the ids of the sandbox's root, which owns no group.
+                let _ = sys::inspect::create_files_as(0, 0);
+                held.remove();
+            }
             match watched {
                 Ok(()) => sys::exit_now(0),
                 Err(error) => fail(control, error),
@@ -318,7 +322,7 @@ fn start_init(
     let (ours, theirs) = UnixStream::pair().step("create a socket")?;
     let (go_read, go_write) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("create a pipe")?;
-    let network = if spec.network == Network::None { sys::NEW_NETWORK } else { 0 };
+    let network = if spec.network.is_own() { sys::NEW_NETWORK } else { 0 };
     let Some(init) = sys::clone(sys::NEW_SANDBOX | network).map_err(explain_clone)? else {
         drop((go_write, ours));
         sys::in_child(|| init::run(control, go_read, isolation, spec, stage, probe, theirs))
@@ -353,7 +357,7 @@ fn watch(
     let mut supervision = Supervision::Awaited(plan, supervisor);
     let outcome = watch_until_end(control, init, isolation, spec, &mut supervision);
     wait_for(init);
-    outcome.and_then(|()| supervision.finish(stage, spec))
+    outcome.and_then(|()| supervision.finish(stage))
 }
 
 fn watch_until_end(

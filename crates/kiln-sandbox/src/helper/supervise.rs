@@ -5,6 +5,7 @@
 //! does nothing else.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ use rustix::io::Errno;
 use super::die_with_parent;
 use super::stage::Stage;
 use crate::answers::{Step, explain};
-use crate::emulate::records::{self, LayerOwners};
+use crate::emulate::records::{self, LayerOwners, OwnedMount, Owner};
 use crate::emulate::{self, Level, Supervisor, Window};
 use crate::error::{Context as _, Error};
 use crate::isolation::{Ids, Isolation};
@@ -28,6 +29,10 @@ pub(super) struct Plan {
     pub(super) needed: bool,
     /// Layers, topmost first, as the stage has them, and the owners that are written beside them.
     layers: Vec<LayerOwners>,
+    /// The upper directory, from wherever the stager will be.
+    upper: PathBuf,
+    /// Files in memory whose owner has no id.
+    files: Vec<OwnedMount>,
 }
 
 impl Plan {
@@ -56,9 +61,24 @@ impl Plan {
                 }
             }
         }
+        let files = spec.mounts.iter().filter_map(|mount| match &mount.kind {
+            MountKind::File { uid, gid, .. } => Some(OwnedMount {
+                target: mount.target.as_os_str().as_bytes().to_vec(),
+                owner: Owner { uid: *uid, gid: *gid },
+            }),
+            _ => None,
+        });
+        let window = Window::of(isolation.ids);
+        let files: Vec<_> = files.filter(|file| window.outside(file.owner).is_none()).collect();
+        let recorded_bind = spec.mounts.iter().any(|mount| match &mount.kind {
+            MountKind::Bind { source, .. } => emulate::is_recorded(source),
+            _ => false,
+        });
+        let recorded = recorded || recorded_bind || !files.is_empty();
         let level = Level::of(isolation, &spec.user, recorded);
         let needed = isolation.ids == Ids::Single || level == Level::Full;
-        Ok(Self { level, needed, layers })
+        let upper = std::fs::canonicalize(&spec.upper).step_at("find the writable layer", &spec.upper)?;
+        Ok(Self { level, needed, layers, upper, files })
     }
 }
 
@@ -147,10 +167,10 @@ impl Supervision {
     }
 
     /// Writes down what only the supervisor knows, once the sandbox is gone.
-    pub(super) fn finish(&self, stage: &Stage, spec: &ExecSpec) -> Result<(), Error> {
+    pub(super) fn finish(&self, stage: &Stage) -> Result<(), Error> {
         match self {
             Self::Serving(supervisor) | Self::Silent(supervisor) => {
-                supervisor.finish(&stage.upper, &spec.upper)
+                supervisor.finish(&stage.upper, &stage.plan.upper)
             }
             _ => Ok(()),
         }
@@ -164,7 +184,8 @@ fn start(
     spec: &ExecSpec,
 ) -> Result<Supervisor, Error> {
     let window = Window::of(isolation.ids);
-    let supervisor = Supervisor::new(listener, plan.level, window, spec, plan.layers.clone())?;
+    let supervisor =
+        Supervisor::new(listener, plan.level, window, spec, plan.layers.clone(), plan.files.clone())?;
     // The kernel forgets it when the ids change that files are created with.
     die_with_parent();
     Ok(supervisor)

@@ -131,18 +131,11 @@ pub(super) fn sys(targets: &mut Targets) -> Result<(), Error> {
 
 /// Covers what gives the machine away or changes it.
 pub(super) fn mask(targets: &Targets) -> Result<(), Error> {
-    let empty = clone_tree(CWD, Path::new("e"), false).step("open the empty directory")?;
-    sys::mount_setattr(&empty, false, MountAttributes::READ_ONLY.and(MountAttributes::INERT))
-        .step("write-protect the empty directory")?;
     for name in MASKED {
         let path = Path::new(name);
         let Some(target) = present(targets, path)? else { continue };
         let is_dir = file_type(&target).step_at("look at", path)? == FileType::Directory;
-        let cover = if is_dir {
-            clone_tree(&empty, Path::new(""), false)
-        } else {
-            clone_tree(CWD, Path::new("/dev/null"), false)
-        };
+        let cover = if is_dir { empty() } else { clone_tree(CWD, Path::new("/dev/null"), false) };
         cover.and_then(|cover| attach(&cover, &target)).step_at("mask", path)?;
     }
     for name in READ_ONLY {
@@ -153,6 +146,14 @@ pub(super) fn mask(targets: &Targets) -> Result<(), Error> {
         attach(&tree, &target).step_at("write-protect", path)?;
     }
     Ok(())
+}
+
+/// Returns an empty directory to cover another with. Before Linux 6.15 a detached copy of a mount cannot be copied again, so
+/// each is one of the directory on the stage.
+fn empty() -> Result<OwnedFd, Errno> {
+    let empty = clone_tree(CWD, Path::new("e"), false)?;
+    sys::mount_setattr(&empty, false, MountAttributes::READ_ONLY.and(MountAttributes::INERT))?;
+    Ok(empty)
 }
 
 fn present(targets: &Targets, path: &Path) -> Result<Option<OwnedFd>, Error> {

@@ -1,12 +1,12 @@
 //! Owners, users and devices: the same script must say the same as root, in a range of ids and with one id.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kiln_sandbox::{Exit, ResolvedUser};
+use kiln_sandbox::{Exit, ProcMount, ResolvedUser};
 
 use crate::cases::Case;
 use crate::lab::{Lab, Outcome};
@@ -25,6 +25,9 @@ pub(crate) const ALL: &[Case] = &[
     ("owners_beyond_the_ids", owners_beyond_the_ids),
     ("tar_and_cp_keep_owners", tar_and_cp_keep_owners),
     ("a_static_program", a_static_program),
+    ("below_another_supervisor", below_another_supervisor),
+    ("files_by_descriptor_in_any_proc", files_by_descriptor_in_any_proc),
+    ("another_root_below", another_root_below),
 ];
 
 /// Runs a script that must succeed, and compares what it says.
@@ -340,7 +343,7 @@ const TOLD: &str = "fchown 1:2 644\nempty path 3:4 644\nown descriptor 5:6 644\n
     still 12\ngive away -1\nto a group 0\nthen 12:8 600\nbecome root -1, saved 0\nfault 1\n";
 
 fn a_static_program(lab: &Lab) {
-    let Some(tool) = compile(lab) else {
+    let Some(tool) = compile(lab, "program", PROGRAM) else {
         return println!("  left out: a_static_program, because no C compiler is here");
     };
     let mut spec = lab.spec("");
@@ -356,8 +359,74 @@ fn a_static_program(lab: &Lab) {
     assert_eq!(said, told);
 }
 
-fn compile(lab: &Lab) -> Option<PathBuf> {
-    let path = lab.store.join("static-program");
+/// Where `/proc` is the surrounding one, `self` would be the supervisor to the supervisor.
+fn files_by_descriptor_in_any_proc(lab: &Lab) {
+    for proc in [ProcMount::Fresh, ProcMount::Rbind] {
+        let mut isolation = lab.isolation.clone();
+        isolation.proc = proc;
+        let spec = lab.spec(
+            "set -e; cd /tmp; echo x > file; ln -s /dev/fd/3 link; exec 3< file; chown 5:6 /proc/self/fd/3; \
+             stat -L -c %u:%g /proc/self/fd/3 /dev/fd/3 file link; stat -c %u:%g - <&3; \
+             test \"$(cat /proc/self/fd/3)\" = x",
+        );
+        let (running, mut output) = lab.start_in(&isolation, &spec);
+        let mut text = String::new();
+        output.read_to_string(&mut text).unwrap();
+        let exit = running.wait().unwrap().exit;
+        // A link of the image that leads into /proc is the kernel's to follow, and it knows of no records.
+        let through_link = if lab.is_single() { "0:0" } else { "5:6" };
+        let expect = format!("5:6\n5:6\n5:6\n{through_link}\n5:6\n");
+        assert_eq!((exit, text), (Exit::Code(0), expect), "{proc:?}");
+    }
+}
+
+/// A command may change its root, as builders of systems do; paths are its own there.
+fn another_root_below(lab: &Lab) {
+    says(
+        lab,
+        "mkdir -p new/etc; cp -a /bin /lib* new; [ ! -e /usr ] || cp -a /usr new; chown 5:6 new/etc; echo x > new/file; \
+         chroot new sh -c 'chown 7:8 /file; cd /etc; chown 9:10 ../file; stat -c %u:%g /file /etc ../../file .; ln -s /file /etc/link; \
+         stat -L -c %u:%g /etc/link'; stat -c %u:%g new/file /etc",
+        "9:10\n5:6\n9:10\n5:6\n9:10\n9:10\n0:0\n",
+    );
+}
+
+/// Executes its arguments below a filter of its own, with a listener that stays open.
+const SUPERVISED: &str = r#"
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    struct sock_filter allow = { BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW };
+    struct sock_fprog program = { 1, &allow };
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    int fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
+    if (fd < 0 || fcntl(fd, F_SETFD, 0)) return 1;
+    execv(argv[1], argv + 1);
+    return 1;
+}
+"#;
+
+/// The kernel allows one supervisor. With many ids a command goes on without; with one id it cannot.
+fn below_another_supervisor(lab: &Lab) {
+    let Some(tool) = compile(lab, "supervised", SUPERVISED) else {
+        return println!("  left out: below_another_supervisor, because no C compiler is here");
+    };
+    let mut command = Command::new(tool);
+    command.arg(std::env::current_exe().unwrap()).args(["_hello", crate::LANE_ONLY]);
+    let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    if lab.is_single() {
+        assert!(said.contains("left out: lane single") && said.contains("supervised already"), "{said}");
+    } else {
+        assert!(said.contains("_hello\n") && said.contains("1 passed, 0 failed"), "{said}");
+    }
+}
+
+fn compile(lab: &Lab, name: &str, source: &str) -> Option<PathBuf> {
+    let path = lab.store.join(format!("static-{name}"));
     let mut compiler = Command::new("cc")
         .args(["-static", "-O1", "-w", "-pthread", "-x", "c", "-o"])
         .arg(&path)
@@ -365,6 +434,6 @@ fn compile(lab: &Lab) -> Option<PathBuf> {
         .stdin(std::process::Stdio::piped())
         .spawn()
         .ok()?;
-    compiler.stdin.take()?.write_all(PROGRAM.as_bytes()).ok()?;
+    compiler.stdin.take()?.write_all(source.as_bytes()).ok()?;
     compiler.wait().ok()?.success().then_some(path)
 }

@@ -9,10 +9,10 @@ use std::process::Command;
 use kiln_sandbox::rootdir::Kind;
 use kiln_sandbox::{ExecSpec, Exit, Isolation, RootDir, Running, Sandbox, Stdio};
 
-const PROGRAMS: [&str; 29] = [
+const PROGRAMS: [&str; 30] = [
     "sh", "ls", "cat", "id", "chown", "chmod", "mkdir", "rm", "rmdir", "ln", "stat", "sleep", "true",
     "mount", "unshare", "touch", "cp", "env", "readlink", "grep", "mknod", "uname", "test", "kill", "mkfifo",
-    "mv", "setcap", "setpriv", "tar",
+    "mv", "setcap", "setpriv", "tar", "chroot",
 ];
 
 pub(crate) struct Lab {
@@ -153,7 +153,7 @@ impl Lab {
 
 /// Copies a program and the libraries that it names.
 fn copy_program(root: &RootDir, name: &str) {
-    let path = ["/bin", "/usr/bin", "/sbin"]
+    let path = ["/bin", "/usr/bin", "/sbin", "/usr/sbin"]
         .iter()
         .map(|dir| Path::new(dir).join(name))
         .find(|path| path.exists())

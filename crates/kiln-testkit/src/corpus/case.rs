@@ -27,9 +27,6 @@ pub struct Case {
     /// Programs that the commands of the case call.
     #[serde(default)]
     pub needs: Vec<String>,
-    /// Whether a RUN of the case wants user ids other than 0.
-    #[serde(default)]
-    pub needs_ids: bool,
     /// Whether making the context wants root: attributes that only root may set.
     #[serde(default)]
     pub needs_root: bool,

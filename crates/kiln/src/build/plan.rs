@@ -1,7 +1,7 @@
 //! From a request to a plan: the engine, the context, the names, the time and the isolation of a build.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kiln_oci::layer::Compression;
@@ -18,7 +18,7 @@ use crate::fetch;
 use crate::frontend::dockerfile::{
     EpochSource, Lowered, Pin, Pins, Source, checks, epoch_source, lower, notices,
 };
-use crate::graph::{ExecOp, Op, Plan, Vertex};
+use crate::graph::{ExecOp, Network, Op, Plan, Vertex};
 use crate::history::{PinRecord, Recorder};
 use crate::pin;
 use crate::progress::{Event, Phase, Sink};
@@ -226,6 +226,29 @@ fn limit(engine: &Engine, options: &RunOptions, mode: Mode) -> Result<()> {
         plan.prove().map_err(impossible)?;
     }
     engine.cgroup.get_or_init(|| plan);
+    Ok(())
+}
+
+/// Proves that commands can be kept off the network as they shall be, before the first step runs.
+pub(super) fn network<'a>(
+    engine: &Engine,
+    config: &EngineConfig,
+    commands: impl Iterator<Item = (&'a Vertex, &'a ExecOp)>,
+) -> Result<()> {
+    let mut proved = BTreeSet::new();
+    for (vertex, op) in commands {
+        let (name, network) = match op.network {
+            Network::Host => continue,
+            Network::None => ("none", kiln_sandbox::Network::None),
+            Network::Proxy => ("proxy", kiln_sandbox::Network::Proxy),
+        };
+        if proved.insert(name) {
+            kiln_sandbox::prove_network(engine.isolation(), &config.store, network).map_err(|error| {
+                let what = format!("RUN cannot be given the network `{name}` here");
+                sandbox_error(what, error).at(vertex.meta.place.clone())
+            })?;
+        }
+    }
     Ok(())
 }
 

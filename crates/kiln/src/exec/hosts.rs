@@ -13,7 +13,7 @@ pub(super) fn file(machine: &[u8], network: Network, hostname: &str, extra: &[Ex
         extra.iter().flat_map(|host| format!("{}\t{}\n", host.address, host.name).into_bytes()).collect();
     match network {
         Network::Host => file.extend_from_slice(machine),
-        Network::None => file.extend_from_slice(LOOPBACK),
+        Network::None | Network::Proxy => file.extend_from_slice(LOOPBACK),
     }
     if !file.is_empty() && !file.ends_with(b"\n") {
         file.push(b'\n');

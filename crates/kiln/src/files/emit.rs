@@ -11,7 +11,7 @@ use super::proof::Packed;
 use super::stream::{Content, Item, Role, Source, clamp};
 use super::tree::{LATEST, Tree as _};
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// Writes the layer of `plan`; times later than the epoch become the epoch, those of a context always.
 ///
@@ -167,6 +167,11 @@ impl<W: Write> Emitter<'_, W> {
     }
 
     fn write(&mut self, entry: &Entry, content: Option<&mut dyn Read>) -> Result<()> {
+        if let Some(why) = entry.path.unfit() {
+            return Err(Error::input(format!("cannot write `/{}` into the layer", entry.path))
+                .because(Cause::new(why))
+                .hint("leave it out with `--exclude` or in .dockerignore, or give it another name"));
+        }
         let failed = |e| Error::layer(format!("cannot write `/{}` into the layer", entry.path), e);
         self.writer.append(entry, content).map_err(failed)
     }

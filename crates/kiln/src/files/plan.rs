@@ -152,7 +152,11 @@ fn file_path(dest: &Destination, to: &str, name: &[u8], made: &BTreeSet<EntryPat
     if kind.is_some_and(|k| k != Kind::Directory) && !path.is_root() {
         return Err(Error::input(format!("cannot copy into `/{path}`: it is not a directory")));
     }
-    let path = path.join(name);
+    // A heredoc may have any word for its name.
+    let shown = String::from_utf8_lossy(name);
+    let name = EntryPath::new(name)
+        .map_err(|e| Error::input(format!("`{shown}` cannot be a file of `/{path}`")).because(e))?;
+    let path = path.join(name.as_bytes());
     match dest.stat(&path)?.map(|n| n.entry.kind) {
         Some(Kind::Directory) => {
             Err(Error::input(format!("cannot replace the directory `/{path}` by a file")))

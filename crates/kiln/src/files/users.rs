@@ -66,19 +66,14 @@ impl Accounts {
         let user = |line: &str| {
             let fields: Vec<&str> = line.split(':').collect();
             let [name, _, uid, gid, _, home, ..] = fields.as_slice() else { return None };
-            Some(User {
-                name: (*name).to_owned(),
-                uid: uid.parse().ok()?,
-                gid: gid.parse().ok()?,
-                home: (*home).to_owned(),
-            })
+            Some(User { name: (*name).to_owned(), uid: id(uid)?, gid: id(gid)?, home: (*home).to_owned() })
         };
         let group_of = |line: &str| {
             let fields: Vec<&str> = line.split(':').collect();
             let [name, _, gid, members, ..] = fields.as_slice() else { return None };
             Some(Group {
                 name: (*name).to_owned(),
-                gid: gid.parse().ok()?,
+                gid: id(gid)?,
                 members: members
                     .split(',')
                     .map(str::trim)
@@ -99,10 +94,10 @@ impl Accounts {
     /// When the image has no such user or group.
     pub(crate) fn owner(&self, user: &str) -> Result<(u32, u32)> {
         let (name, group) = split(user);
-        let (uid, primary) = match name.parse::<u32>() {
-            Ok(uid) => (uid, uid),
-            Err(_) if name.is_empty() => (0, 0),
-            Err(_) => self.user(name).map(|u| (u.uid, u.gid))?,
+        let (uid, primary) = match id(name) {
+            Some(uid) => (uid, uid),
+            None if name.is_empty() => (0, 0),
+            None => self.user(name).map(|u| (u.uid, u.gid))?,
         };
         Ok((uid, group.map_or(Ok(primary), |g| self.group(g))?))
     }
@@ -113,20 +108,20 @@ impl Accounts {
     /// When the image has no such user or group.
     pub(crate) fn process(&self, user: &str) -> Result<Account> {
         let (name, group) = split(user);
-        let found = match name.parse::<u32>() {
-            Ok(uid) => self.users.iter().find(|u| u.uid == uid).cloned().unwrap_or(User {
+        let found = match id(name) {
+            Some(uid) => self.users.iter().find(|u| u.uid == uid).cloned().unwrap_or(User {
                 name: String::new(),
                 uid,
                 gid: 0,
                 home: "/".to_owned(),
             }),
-            Err(_) if name.is_empty() => self.users.iter().find(|u| u.uid == 0).cloned().unwrap_or(User {
+            None if name.is_empty() => self.users.iter().find(|u| u.uid == 0).cloned().unwrap_or(User {
                 name: "root".to_owned(),
                 uid: 0,
                 gid: 0,
                 home: "/root".to_owned(),
             }),
-            Err(_) => self.user(name)?.clone(),
+            None => self.user(name)?.clone(),
         };
         // A group given by the user stands alone, as in Docker.
         let Some(group) = group else {
@@ -143,13 +138,18 @@ impl Accounts {
     }
 
     fn group(&self, name: &str) -> Result<u32> {
-        if let Ok(gid) = name.parse() {
+        if let Some(gid) = id(name) {
             return Ok(gid);
         }
         let names: Vec<&str> = self.groups.iter().map(|g| g.name.as_str()).collect();
         let found = self.groups.iter().find(|g| g.name == name).map(|g| g.gid);
         found.ok_or_else(|| unknown("group", name, "/etc/group", &names))
     }
+}
+
+/// Parses the number of an account. The largest of 32 bits is none: system calls take it for "leave it as it is".
+fn id(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id != u32::MAX)
 }
 
 fn split(user: &str) -> (&str, Option<&str>) {
@@ -189,6 +189,7 @@ mod tests {
         check("33:app", (33, 1001));
         check("app:5", (1000, 5));
         assert!(accounts().owner("ap").unwrap_err().hints[0].contains("`app`"));
+        assert!(accounts().owner("4294967295").unwrap_err().message.contains("user `4294967295`"));
         assert!(accounts().owner("app:nope").unwrap_err().message.contains("group `nope`"));
     }
 

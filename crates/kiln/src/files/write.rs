@@ -10,7 +10,7 @@ use kiln_oci::layer::{Entry, EntryPath, Kind, LayerWriter, Timestamp};
 use super::select::Selected;
 use super::tree::Node;
 use super::walk::{Found, Walk};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// Writes `selected`, and what is in it, under the name `name`. Times of a context become `epoch`, as in a COPY.
 ///
@@ -52,6 +52,10 @@ impl<W: Write> Tree<'_, W> {
         // Times of a context depend on who checked it out when; they are no input of a build.
         if self.selected.from.ignore.is_some() || entry.mtime.secs >= self.epoch {
             entry.mtime = Timestamp::from_secs(self.epoch);
+        }
+        if let Some(why) = entry.path.unfit() {
+            return Err(Error::input(format!("cannot copy `{source}` of {}", self.selected.from.what))
+                .because(Cause::new(why)));
         }
         let failed = |e| Error::layer(format!("cannot copy `{source}` of {}", self.selected.from.what), e);
         if let Some(first) = node.link.and_then(|id| self.links.get(&id)) {

@@ -27,7 +27,8 @@ use kiln_oci::Digest;
 
 pub use log::{Content, HEAD, LogReader, Piece, TAIL};
 pub use record::{
-    BuildRecord, Outcome, PinRecord, RequestSummary, StepRecord, StepStatus, TransferRecord, VERSION,
+    BuildRecord, FetchRecord, Outcome, PinRecord, RequestSummary, StepRecord, StepStatus, TransferRecord,
+    VERSION,
 };
 pub(crate) use recorder::Recorder;
 pub use request::lineage;

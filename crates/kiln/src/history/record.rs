@@ -36,6 +36,9 @@ pub struct BuildRecord {
     pub steps: Vec<StepRecord>,
     /// What was moved over the network, in the order in which it was done.
     pub transfers: Vec<TransferRecord>,
+    /// What commands asked for through their proxy (`--network=proxy`), in the order in which it ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fetches: Vec<FetchRecord>,
     /// What the build warned of.
     pub warnings: Vec<String>,
 }
@@ -146,6 +149,23 @@ pub struct StepRecord {
     pub layer: Option<Descriptor>,
     /// Digest of the uncompressed layer.
     pub diff_id: Option<Digest>,
+}
+
+/// What a command asked for through its proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchRecord {
+    /// The step.
+    pub step: StepId,
+    /// The method, `CONNECT` for a tunnel.
+    pub method: String,
+    /// The address, without credentials; of a tunnel host and port.
+    pub target: String,
+    /// The status that the command got: of the server, or 403 and 502 of the proxy.
+    pub status: u16,
+    /// Bytes that went out, without heads.
+    pub sent: u64,
+    /// Bytes that came back.
+    pub received: u64,
 }
 
 /// Bytes to or from somewhere else.

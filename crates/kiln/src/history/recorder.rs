@@ -10,8 +10,8 @@ use kiln_oci::Digest;
 
 use super::log::LogWriter;
 use super::{
-    BuildRecord, History, Number, Outcome, Part, PinRecord, RequestSummary, StepRecord, StepStatus,
-    TransferRecord, VERSION, lineage,
+    BuildRecord, FetchRecord, History, Number, Outcome, Part, PinRecord, RequestSummary, StepRecord,
+    StepStatus, TransferRecord, VERSION, lineage,
 };
 use crate::cancel::STOPPED;
 use crate::error::{Error, FileContext as _, Result};
@@ -63,6 +63,7 @@ impl Recorder {
             pins: Vec::new(),
             steps: Vec::new(),
             transfers: Vec::new(),
+            fetches: Vec::new(),
             warnings: Vec::new(),
         };
         Arc::new(Self {
@@ -210,6 +211,12 @@ impl Recorder {
                 let name = self.mask.text(name);
                 let transfer = TransferRecord { name, started_ms, took_ms, bytes: *bytes };
                 self.with(|state| state.record.transfers.push(transfer));
+            }
+            Event::Fetched { id, method, target, status, sent, received } => {
+                let target = self.mask.text(target);
+                let (step, method, status) = (*id, method.clone(), *status);
+                let fetch = FetchRecord { step, method, target, status, sent: *sent, received: *received };
+                self.with(|state| state.record.fetches.push(fetch));
             }
             Event::Warning { text, place } => {
                 let place = place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default();

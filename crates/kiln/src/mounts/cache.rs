@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::error::{Error, FileContext as _, Place, Result};
 use crate::graph::{FileOwner, Mount, MountKind, MountSource};
 use crate::progress::Event;
-use crate::snapshot::{Ids as _, Owner};
+use crate::snapshot::{Ids as _, Owner, record_owner};
 use crate::store::{CacheIdentity, Claim, Sharing};
 
 /// The caches of one command, by identity: two mounts of one cache are the same directory.
@@ -130,9 +130,13 @@ fn make(engine: &Engine, asked: &Asked<'_>, open: &Open<'_>, dir: &Path) -> Resu
         }
     };
     if given || asked.seed.is_none() {
-        super::check_owner(engine, asked.owner)?;
         let FileOwner { uid, gid, mode } = asked.owner;
-        if let Some(disk) = engine.ids().to_disk(Owner { uid, gid }) {
+        let owner = Owner { uid, gid };
+        let disk = engine.ids().to_disk(owner);
+        if disk.is_none() {
+            record_owner(&made, owner)?;
+        }
+        if let Some(disk) = disk.or_else(|| engine.ids().to_disk(Owner::default())) {
             chown(&made, Some(disk.uid), Some(disk.gid)).on("change the owner of", &made)?;
         }
         fs::set_permissions(&made, fs::Permissions::from_mode(mode & 0o7777))

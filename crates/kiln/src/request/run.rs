@@ -2,14 +2,18 @@
 
 use std::net::IpAddr;
 
+use kiln_remote::proxy::HostPattern;
 use kiln_sandbox::{CgroupLimits, Limit};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// Options of all commands of a build; the default is what Docker gives.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct RunOptions {
     /// The network of a RUN that names none, or `default`.
     pub network: NetworkChoice,
+    /// Hosts that a command may reach through the proxy.
+    #[serde(serialize_with = "texts")]
+    pub allow_hosts: Vec<HostPattern>,
     /// Lines for `/etc/hosts`, in the order in which they were given.
     pub hosts: Vec<ExtraHost>,
     /// Limits of each process, in the order of their resources.
@@ -19,6 +23,10 @@ pub struct RunOptions {
     /// Limits of each command with all that it starts. They decide whether a command succeeds and not what it makes, so
     /// they count for no cache.
     pub resources: CgroupLimits,
+}
+
+fn texts<S: Serializer>(patterns: &[HostPattern], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(patterns.iter().map(ToString::to_string))
 }
 
 /// The network of commands.
@@ -32,6 +40,8 @@ pub enum NetworkChoice {
     Host,
     /// A loopback interface. A RUN that asks for the machine's needs the entitlement `network.host`.
     None,
+    /// A loopback interface with a proxy that leads to allowed hosts and keeps a record; otherwise as above.
+    Proxy,
 }
 
 /// A name that commands can look up.

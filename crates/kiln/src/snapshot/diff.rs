@@ -24,7 +24,7 @@ use kiln_oci::layer::{Entry, EntryPath, Kind, LayerWriter, Timestamp};
 use rustix::fs::{self, CWD, Mode, OFlags, Stat};
 
 use super::attributes::{self, Identity, is_opaque, is_whiteout};
-use super::error::{Result, Trying as _};
+use super::error::{Error, Result, Trying as _};
 use super::view::View;
 use super::{Ids, Owner, read_owners};
 
@@ -142,6 +142,9 @@ impl Changes<'_> {
         if is_whiteout(&found.stat) {
             self.removed(&path)?;
             return Ok(true);
+        }
+        if let Some(why) = path.unfit() {
+            return Err(Error::Unfit { path, why });
         }
         let name = Path::new(OsStr::from_bytes(&found.name));
         let Some(mut entry) = attributes::entry(level.fd.as_fd(), name, path, &found.stat, self.ids)? else {

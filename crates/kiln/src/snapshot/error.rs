@@ -44,6 +44,14 @@ pub enum Error {
     /// Nothing has this path.
     #[error("`{0}` does not exist")]
     Missing(EntryPath),
+    /// A file has a path that no file of a layer can have.
+    #[error("`{path}` cannot be in a layer: {why}")]
+    Unfit {
+        /// The file.
+        path: EntryPath,
+        /// Why not.
+        why: &'static str,
+    },
     /// A file has an owner that has no number inside the image.
     #[error("`{path}` belongs to {uid}:{gid}, which is nobody inside the image")]
     Owner {

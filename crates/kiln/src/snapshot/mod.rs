@@ -41,7 +41,7 @@ pub use diff::{Change, Changes, ClampMtime, Options, diff, pack};
 pub use error::{Error, Result};
 pub use ids::{IdRange, IdRanges, Ids, OneId, Owner, SameIds};
 pub use merge::{LINK, merge};
-pub use owners::{has_records, read_owners, write_owners};
+pub use owners::{has_records, read_owners, record_owner, write_owners};
 pub use record::{record, take_index};
 pub use stubs::remove_stubs;
 pub use unpack::{Unpacked, unpack};

@@ -11,9 +11,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use kiln_oci::layer::EntryPath;
+use rustix::fs::XattrFlags;
 
 use super::Owner;
-use super::attributes::{format_owner, parse_owner};
+use super::attributes::{OWNER, format_owner, parse_owner};
 use super::error::{Error, Result};
 
 fn beside(layer: &Path) -> PathBuf {
@@ -41,6 +42,15 @@ pub fn write_owners(layer: &Path, owners: &BTreeMap<EntryPath, Owner>, recorded:
     }
     let path = beside(layer);
     fs::write(&path, bytes).map_err(|e| failed("write", &path, e))
+}
+
+/// Records the owner of a file or directory that the disk cannot show, on it.
+///
+/// # Errors
+/// When it takes no attribute.
+pub fn record_owner(path: &Path, owner: Owner) -> Result<()> {
+    let set = rustix::fs::setxattr(path, OWNER, format_owner(owner).as_bytes(), XattrFlags::empty());
+    set.map_err(|e| failed("record the owner of", path, e.into()))
 }
 
 /// Tells whether owners of the layer directory `layer` are recorded, beside it or in attributes.

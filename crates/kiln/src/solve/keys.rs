@@ -163,6 +163,7 @@ fn exec(
         match network {
             Network::Host => "host",
             Network::None => "none",
+            Network::Proxy => "proxy",
         },
     );
     key.part("platform", platform.to_string());

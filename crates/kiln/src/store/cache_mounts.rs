@@ -180,12 +180,15 @@ impl Store {
     fn take_slot(&self, slot: &Path, identity: &CacheIdentity, sharing: Sharing) -> Result<Option<Claim>> {
         let (json, tmp) = (identity.json()?, self.tmp_path());
         self.inner.leases.shared(|| {
-            fs::create_dir_all(slot).on("create", slot)?;
             let name = slot.with_file_name(IDENTITY);
+            // The name comes first: a build that is killed leaves no cache of nobody.
             if !name.exists() {
+                let key = slot.parent().unwrap_or(slot);
+                fs::create_dir_all(key).on("create", key)?;
                 fs::write(&tmp, &json).on("write", &tmp)?;
                 fs::rename(&tmp, &name).on("rename", &name)?;
             }
+            fs::create_dir_all(slot).on("create", slot)?;
             take(slot, sharing)
         })
     }

@@ -211,7 +211,10 @@ fn own_folder(root: &Path) -> Result<(PathBuf, File)> {
     for attempt in 0..1000_u32 {
         let name = format!("{}-{attempt}", std::process::id());
         let (dir, lock) = (parent.join(&name), parent.join(format!("{name}.lock")));
-        let Ok(file) = File::options().create_new(true).write(true).open(&lock) else { continue };
+        let file = match File::options().create_new(true).write(true).open(&lock) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
+            made => made.on("create", &lock)?,
+        };
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => continue,

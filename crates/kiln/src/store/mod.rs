@@ -127,8 +127,12 @@ impl Store {
         }
         let boot =
             fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-        let inner =
-            Inner { root: root.to_owned(), leases: Leases::open(root)?, boot, next: AtomicU64::new(0) };
+        let inner = Inner {
+            root: root.to_owned(),
+            leases: Leases::open(root).map_err(elsewhere)?,
+            boot,
+            next: AtomicU64::new(0),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 

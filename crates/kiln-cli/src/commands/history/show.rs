@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use kiln::history::{BuildRecord, Entry, Outcome as Ended, StepRecord, StepStatus};
+use kiln::history::{BuildRecord, Entry, FetchRecord, Outcome as Ended, StepRecord, StepStatus};
 use serde_json::json;
 
 use super::list::{counts, familiar};
@@ -56,6 +56,10 @@ fn page(record: &BuildRecord) -> String {
         let took = Duration::from_millis(transfer.took_ms);
         let rate = rate(transfer.bytes, took).map(|rate| format!(", {rate}")).unwrap_or_default();
         format!("{}: {} in {}{rate}", transfer.name, size(transfer.bytes), seconds(took))
+    });
+    section(&mut out, "Fetched by commands", &record.fetches, |fetch| {
+        let FetchRecord { step, method, target, status, sent, received } = fetch;
+        format!("#{step} {method} {target}: {status}, {} out, {} in", size(*sent), size(*received))
     });
     section(&mut out, "Warnings", &record.warnings, String::clone);
     out
@@ -206,6 +210,7 @@ mod tests {
                 step(3, StepStatus::Failed, "[3/4] RUN false"),
                 step(4, StepStatus::NotReached, "[4/4] COPY a b"),
             ],
+            fetches: Vec::new(),
             transfers: vec![TransferRecord {
                 name: "pull abc".to_owned(),
                 started_ms: 0,

@@ -37,6 +37,8 @@ enum Call {
     Access { path: usize, mode: usize },
     /// Write the text of a symlink.
     Readlink { path: usize, into: usize, size: usize },
+    /// Look for extended attributes: such files have none.
+    Attributes,
     /// Write the names of the machine, one of which is not the command's.
     Uname,
 }
@@ -49,6 +51,10 @@ const CALLS: &[(c_long, Call)] = &[
     (libc::SYS_faccessat, Call::Access { path: 1, mode: 2 }),
     (libc::SYS_faccessat2, Call::Access { path: 1, mode: 2 }),
     (libc::SYS_readlinkat, Call::Readlink { path: 1, into: 2, size: 3 }),
+    (libc::SYS_getxattr, Call::Attributes),
+    (libc::SYS_lgetxattr, Call::Attributes),
+    (libc::SYS_listxattr, Call::Attributes),
+    (libc::SYS_llistxattr, Call::Attributes),
     (libc::SYS_uname, Call::Uname),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_open, Call::Open { path: 0, flags: 1 }),

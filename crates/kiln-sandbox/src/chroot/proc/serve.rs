@@ -84,7 +84,8 @@ impl Server {
             | Call::Stat { path, .. }
             | Call::Access { path, .. }
             | Call::Readlink { path, .. } => path,
-            Call::Statx | Call::Uname => 1,
+            Call::Statx => 1,
+            Call::Attributes | Call::Uname => 0,
         };
         // Most paths begin otherwise, and then one short look is enough.
         let mut start = [0; 5];
@@ -158,6 +159,7 @@ impl Server {
                 let written = asked.tracee.write(asked.long(into), text.get(..length)?);
                 Some(written.map(|()| i64::try_from(length).unwrap_or(0)).into())
             }
+            Call::Attributes => Some(Reply::Plain(Answer::Fail(Errno::OPNOTSUPP))),
             Call::Uname => None,
         }
     }

@@ -91,6 +91,7 @@ fn network(lowering: &Lowering<'_>, run: &Run) -> Result<Network> {
     let build = match request.run.network {
         NetworkChoice::Default | NetworkChoice::Host => Network::Host,
         NetworkChoice::None => Network::None,
+        NetworkChoice::Proxy => Network::Proxy,
     };
     let Some(asked) = &run.network else { return Ok(build) };
     match asked.value {
