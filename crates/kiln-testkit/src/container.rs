@@ -99,8 +99,8 @@ impl Default for Container {
             read_only_root: false,
             user_namespace: false,
             file_capabilities: false,
-            volume: "/work".to_owned(),
-            variables: vec!["KILN_STORE=/work/store".to_owned()],
+            volume: "/build".to_owned(),
+            variables: vec!["KILN_STORE=/build/store".to_owned()],
         }
     }
 }

@@ -7,23 +7,22 @@
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io::Read as _;
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use std::os::fd::AsFd as _;
-
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, Gid, Uid};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus};
+use rustix::process::{DumpableBehavior, Pid};
 
 use super::cover::Covers;
 use super::proc::{self, Server};
 use super::{command, processes, scaffold};
 use crate::cgroup::Held;
 use crate::error::{Context as _, Error};
-use crate::helper::{Job, Report, fail};
+use crate::helper::{Job, Report, fail, pass_on, reap};
 use crate::isolation::ProcMount;
 use crate::running::Exit;
 use crate::spec::{ExecSpec, ResolvedUser};
@@ -165,32 +164,5 @@ fn wait_for_main(
         if !events[0].is_empty() {
             pass_on(signals, main);
         }
-    }
-}
-
-fn pass_on(signals: &sys::Signals, main: Pid) {
-    if let Ok(event) = signals.next()
-        && event.signal != libc::SIGCHLD
-        && let Some(signal) = Signal::from_named_raw(event.signal)
-    {
-        let _ = rustix::process::kill_process(main, signal);
-    }
-}
-
-fn reap(main: Pid) -> Option<Exit> {
-    loop {
-        match rustix::process::wait(WaitOptions::NOHANG) {
-            Ok(Some((pid, status))) if pid == main => return Some(exit_of(status)),
-            Ok(Some(_)) | Err(Errno::INTR) => {}
-            Ok(None) | Err(_) => return None,
-        }
-    }
-}
-
-fn exit_of(status: WaitStatus) -> Exit {
-    match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => Exit::Code(code),
-        (None, Some(signal)) => Exit::Signal(signal),
-        (None, None) => Exit::Signal(libc::SIGKILL),
     }
 }

@@ -142,18 +142,22 @@ fn wait_for_main(control: &UnixStream, signals: &sys::Signals, main: Pid) -> Exi
         if fds[0].revents().is_empty() {
             continue;
         }
-        match signals.next() {
-            Ok(event) if event.signal != libc::SIGCHLD => {
-                if let Some(signal) = Signal::from_named_raw(event.signal) {
-                    let _ = rustix::process::kill_process(main, signal);
-                }
-            }
-            _ => {}
-        }
+        pass_on(signals, main);
     }
 }
 
-fn reap(main: Pid) -> Option<Exit> {
+/// Passes the next signal on to the command; that a child ended is for its reaper.
+pub(crate) fn pass_on(signals: &sys::Signals, main: Pid) {
+    if let Ok(event) = signals.next()
+        && event.signal != libc::SIGCHLD
+        && let Some(signal) = Signal::from_named_raw(event.signal)
+    {
+        let _ = rustix::process::kill_process(main, signal);
+    }
+}
+
+/// Collects every process that has ended; returns how the command did, once it has.
+pub(crate) fn reap(main: Pid) -> Option<Exit> {
     loop {
         match rustix::process::wait(WaitOptions::NOHANG) {
             Ok(Some((pid, status))) if pid == main => return Some(exit_of(status)),

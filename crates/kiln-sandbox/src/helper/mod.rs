@@ -20,6 +20,7 @@ mod system;
 pub(crate) mod targets;
 
 pub(crate) use command::KEPT;
+pub(crate) use init::{pass_on, reap};
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;

@@ -312,8 +312,8 @@ fn devices(lab: &Lab) {
 
 fn working_directory(lab: &Lab) {
     let mut spec = lab.spec("pwd; stat -c %u .");
-    spec.cwd = PathBuf::from("/work/here");
-    assert_eq!(lab.execute(&spec).output, "/work/here\n0\n");
+    spec.cwd = PathBuf::from("/made/here");
+    assert_eq!(lab.execute(&spec).output, "/made/here\n0\n");
 }
 
 fn failure_names_step_and_path(lab: &Lab) {

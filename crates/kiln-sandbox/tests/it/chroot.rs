@@ -242,9 +242,9 @@ fn signals_and_codes(lab: &Lab) {
     assert_eq!(exit("kill -TERM $$"), Exit::Signal(15));
     assert_eq!(exit("no-such-command"), Exit::Code(127));
     let mut spec = lab.whole_root("pwd");
-    spec.cwd = PathBuf::from("/work/here");
-    assert_eq!(lab.execute(&spec).output, "/work/here\n");
-    let here = std::fs::metadata(spec.upper.join("work/here")).unwrap();
+    spec.cwd = PathBuf::from("/made/here");
+    assert_eq!(lab.execute(&spec).output, "/made/here\n");
+    let here = std::fs::metadata(spec.upper.join("made/here")).unwrap();
     assert_eq!(here.permissions().mode() & 0o7777, 0o755);
 }
 
