@@ -113,12 +113,8 @@ fn better(chosen: Mode, namespace: &BuildNamespace) -> Option<Box<Better>> {
         (IdMap::None { reason }, _) | (_, Some(reason)) => reason.clone(),
         _ => return None,
     };
-    let mode = match (chosen, &namespace.ids) {
-        (Mode::Userns, _) => return None,
-        (Mode::UsernsSingle, _) => Mode::Userns,
-        (Mode::Chroot | Mode::None, _) => Mode::Userns,
-    };
-    Some(Box::new(Better { mode, reason }))
+    // What is in the way of more ids is in the way of `userns`, wherever the build stands below it.
+    (chosen < Mode::Userns).then(|| Box::new(Better { mode: Mode::Userns, reason }))
 }
 
 fn candidate(namespace: &BuildNamespace, mode: Mode) -> Result<Isolation, Error> {
